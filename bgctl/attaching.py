@@ -8,7 +8,7 @@ import sys
 import click
 
 from bgctl import exit_codes
-from bgctl.common import WrongUsage, global_options, print_json
+from bgctl.common import WrongUsage, global_options, report
 from bgctl.options import NamedJobs, chosen_ids, job_ids
 from bgctl.output import leave, maybe_goes_on, report_end
 from bgctl.showing import say_if_waiting
@@ -54,8 +54,7 @@ def send_command(daemon: Client, job: NamedJobs, text: str, *, no_newline: bool)
     assert keyboard is not None  # noqa: S101 - the daemon refuses a job that does not run
     with keyboard:
         keyboard.write(data)
-    if global_options().json:
-        print_json({"job": job_id, "attempt": keyboard.attempt, "bytes": len(data)})
+    report({"job": job_id, "attempt": keyboard.attempt, "bytes": len(data)})
 
 
 def _only(daemon: Client, words: NamedJobs) -> int:

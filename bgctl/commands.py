@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bgctl.common import WrongUsage, answer, begun, global_options, say, writing_to_stdout
-from bgctl.output import follow_job, report_end
 from bgctl.plain import OPERATORS
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
@@ -174,9 +173,11 @@ def wait_or_follow(
 ) -> int:
     """Wait for a job or follow its output if asked to; return the exit code."""
     say_obstacle(job)
-    if follow:
-        return follow_job(daemon, job, raw=raw)
-    return report_end(job.wait()) if wait else 0
+    if not (wait or follow):
+        return 0
+    from bgctl.output import follow_job, report_end  # noqa: PLC0415 - most submits do not wait
+
+    return follow_job(daemon, job, raw=raw) if follow else report_end(job.wait())
 
 
 def say_obstacle(job: Job) -> None:

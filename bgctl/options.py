@@ -363,11 +363,6 @@ _CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
 _MAX_CODE = 255  # wait(2) reports one byte
 
 
-def _name_and_count(text: str) -> list[str]:
-    name, _, count = text.partition("=")
-    return [name, count]
-
-
 def _key_and_places(text: str) -> list[str]:
     key, _, places = text.rpartition("=")
     return [key, places] if places.isdecimal() and key else [text, "1"]
@@ -402,19 +397,20 @@ def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
 # --- shared instances of them ----------------------------------------------------------------------------
 
 
-def _size(kind: Any, rule: str) -> Parsed:
-    return Parsed("size", text_reader(kind, rule, parse_size))
+def _text_type(name: str, kind: Any, rule: str, read: Callable[[str], Any] = str) -> Parsed:
+    """Return the type of texts that `read` makes a value of this kind of; `rule` says which."""
+    return Parsed(name, text_reader(kind, rule, read))
 
 
 ARGUMENT = _path("file", may_be_empty=True)
 DURATION = Parsed("duration", _duration)
 FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
-NAME = Parsed("text", text_reader(spec.Name, f"a text of 1 to {spec.MAX_NAME} characters"))
-NOTIFY_NAME = Parsed("name", text_reader(spec.NotifyName, spec.NOTIFY_NAME))
+NAME = _text_type("text", spec.Name, f"a text of 1 to {spec.MAX_NAME} characters")
+NOTIFY_NAME = _text_type("name", spec.NotifyName, spec.NOTIFY_NAME)
 PAST_TIME = Parsed("when", lambda text: FILTERS["since"].read(text, time.time()))
 QUEUE_NAME = Parsed("queue", read_queue, _queues_like)
-SIZE = _size(spec.FileBytes, f"a size from 0 to {spec.MAX_BYTES} bytes")
+SIZE = _text_type("size", spec.FileBytes, f"a size from 0 to {spec.MAX_BYTES} bytes", parse_size)
 TIME_LIMIT = Parsed("duration", _time_limit)
 
 
@@ -441,10 +437,6 @@ def _env_pass(text: str) -> str | list[str]:
     return text if text in {"all", "none"} else text.split(",")
 
 
-_AT_MOST = f"at most {spec.MAX_BYTES} bytes"
-_PERCENT = f"a percentage of one processor: a whole number from 1 to {spec.MAX_PERCENT}, such as 50 or 150%"
-
-
 def _click_option(name: str) -> Callable[[F], F]:
     """Return the command-line option for a field of JobSpec."""
     kind = kind_of(name)
@@ -460,55 +452,38 @@ def _click_option(name: str) -> Callable[[F], F]:
     return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
+_AT_MOST = f"at most {spec.MAX_BYTES} bytes"
+_CORE = f"the size of a core file: 0 or for example 100MB, {_AT_MOST}"
+_LIMIT = f"KEY or KEY=N: a key of 1 to {spec.MAX_NAME} characters, and 1 to {spec.MAX_SLOTS}"
+_MEMORY = f"an amount of memory: at least 1MB, {_AT_MOST}"
+_PERCENT = f"a percentage of one processor: a whole number from 1 to {spec.MAX_PERCENT}, such as 50 or 150%"
+_RESOURCE = f"NAME=N, such as gpu=1: {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}"
+_SBATCH = f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"
+_WORD = f"a text of 1 to {spec.MAX_SLURM_WORD} characters"
 # Parameter type and metavar for each type of a field
 TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
-    spec.Backoff: (Parsed("number", text_reader(spec.Backoff, "a number from 1 to 100")), "F"),
+    spec.Backoff: (_text_type("number", spec.Backoff, "a number from 1 to 100"), "F"),
     spec.Duration: (DURATION, "D"),
-    spec.ExecutorName: (
-        Parsed("name", text_reader(spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}")),
-        "NAME",
-    ),
+    spec.ExecutorName: (_text_type("name", spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}"), "NAME"),
     spec.ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
-    spec.FileBytes: (
-        _size(spec.FileBytes, f"the size of a core file: 0 or for example 100MB, {_AT_MOST}"),
-        "SIZE",
-    ),
+    spec.FileBytes: (_text_type("size", spec.FileBytes, _CORE, parse_size), "SIZE"),
     spec.FollowUp: (Parsed("command", _follow_up), "'CMD ARGS'"),
     spec.Folder: (_path("dir"), "DIR"),
     spec.Instant: (FUTURE_TIME, "WHEN"),
-    spec.Limit: (
-        Parsed(
-            "limit",
-            text_reader(
-                spec.Limit,
-                f"KEY or KEY=N: a key of 1 to {spec.MAX_NAME} characters, and 1 to {spec.MAX_SLOTS}",
-                _key_and_places,
-            ),
-        ),
-        "KEY[=N]",
-    ),
-    spec.MemoryBytes: (_size(spec.MemoryBytes, f"an amount of memory: at least 1MB, {_AT_MOST}"), "SIZE"),
+    spec.Limit: (_text_type("limit", spec.Limit, _LIMIT, _key_and_places), "KEY[=N]"),
+    spec.MemoryBytes: (_text_type("size", spec.MemoryBytes, _MEMORY, parse_size), "SIZE"),
     spec.Name: (NAME, "TEXT"),
     spec.NotifyName: (NOTIFY_NAME, "NAME"),
     spec.Percent: (
-        Parsed("percent", text_reader(spec.Percent, _PERCENT, lambda text: text.removesuffix("%"))),
+        _text_type("percent", spec.Percent, _PERCENT, lambda text: text.removesuffix("%")),
         "PERCENT",
     ),
     spec.QueueName: (QUEUE_NAME, "NAME"),
-    spec.SlurmTime: (Parsed("time", text_reader(spec.SlurmTime, spec.SLURM_TIME)), "TIME"),
-    spec.SlurmWord: (
-        Parsed("text", text_reader(spec.SlurmWord, f"a text of 1 to {spec.MAX_SLURM_WORD} characters")),
-        "TEXT",
-    ),
+    spec.SlurmTime: (_text_type("time", spec.SlurmTime, spec.SLURM_TIME), "TIME"),
+    spec.SlurmWord: (_text_type("text", spec.SlurmWord, _WORD), "TEXT"),
     spec.RetryDelay: (Parsed("durations", _pauses), "D,..."),
-    spec.Share: (Parsed("number", text_reader(spec.Share, "a number from 0 to 1")), "SHARE"),
-    spec.SlurmOptions: (
-        Parsed(
-            "option",
-            text_reader(spec.SlurmWord, f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"),
-        ),
-        "OPTION",
-    ),
+    spec.Share: (_text_type("number", spec.Share, "a number from 0 to 1"), "SHARE"),
+    spec.SlurmOptions: (_text_type("option", spec.SlurmWord, _SBATCH), "OPTION"),
     spec.Tags: (NAME, "TEXT"),
     spec.Timeout: (TIME_LIMIT, "D"),
 }
@@ -533,13 +508,11 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "after_any": _UNFINISHED_IDS,
     "env": {"multiple": True, "type": Parsed("assignment", _assignment), "metavar": "K=V"},
     "resources": {
-        "type": Parsed(
+        "type": _text_type(
             "resource",
-            text_reader(
-                tuple[spec.ResourceName, spec.TokenCount],
-                f"NAME=N, such as gpu=1: {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}",
-                _name_and_count,
-            ),
+            tuple[spec.ResourceName, spec.TokenCount],
+            _RESOURCE,
+            lambda text: text.partition("=")[::2],
         ),
         "multiple": True,
         "metavar": "NAME=N",

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -251,24 +252,19 @@ def _client(manager: _Manager) -> Client:
 
 def _end_started_daemon(manager: _Manager) -> int:
     """End a daemon that is not the service: it holds the state folder. Return how many jobs run on."""
-    try:
-        with _client(manager) as daemon:
-            info = daemon.info()
-            if str(info.pid) != manager.properties("bgd.service")["MainPID"]:
-                daemon.shutdown(ShutdownMode.LEAVE)
-                say(f"the daemon that ran (pid {info.pid}) has ended; its jobs run on")
-                return info.running
-    except (DaemonUnreachable, NotAllowed):  # it does not run, or starting the service says what is wrong
-        pass
-    return 0
+    with suppress(DaemonUnreachable, NotAllowed), _client(manager) as daemon:
+        info = daemon.info()
+        if str(info.pid) != manager.properties("bgd.service")["MainPID"]:
+            daemon.shutdown(ShutdownMode.LEAVE)
+            say(f"the daemon that ran (pid {info.pid}) has ended; its jobs run on")
+            return info.running
+    return 0  # it does not run, or starting the service says what is wrong
 
 
 def _running_jobs(manager: _Manager) -> int:
-    try:
-        with _client(manager) as daemon:
-            return daemon.info().running
-    except (DaemonUnreachable, NotAllowed):
-        return 0
+    with suppress(DaemonUnreachable, NotAllowed), _client(manager) as daemon:
+        return daemon.info().running
+    return 0
 
 
 def _status(manager: _Manager) -> dict[str, object]:

@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from bgctl.common import excerpt, global_options, has_colors, local_time, print_json, say, state_color
+from bgctl.common import answer, excerpt, global_options, has_colors, local_time, print_json, say, state_color
 from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
@@ -74,10 +74,8 @@ def explain_command(daemon: Client, ids: JobIdRanges) -> None:
     jobs = [daemon.job(job_id) for job_id in chosen_ids(daemon, ids)] if ids else _waiting_jobs(daemon)
     for job in jobs:
         explanation = _explanation(daemon, job)
-        if global_options().json:
-            print_json({"id": job.id, "state": job.state} | explanation_as_json(explanation))
-        else:
-            click.echo("\n".join(_explanation_lines(job, explanation)))
+        document = {"id": job.id, "state": job.state} | explanation_as_json(explanation)
+        answer(document, *_explanation_lines(job, explanation))
 
 
 def _waiting_jobs(daemon: Client) -> list[Job]:

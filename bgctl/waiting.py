@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 
 import click
 
-from bgctl.common import global_options, has_colors, is_terminal, print_json, say
+from bgctl.common import answer, global_options, has_colors, is_terminal, report, say
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
@@ -91,18 +91,13 @@ Reporter = tuple[Callable[[JobProgress], None], Callable[[Job], None]]
 
 
 def _print_progress(update: JobProgress) -> None:
-    if global_options().json:
-        progress = as_json(update.progress)
-        print_json({"job": update.job, "attempt": update.attempt, "progress": progress})
-    elif line := progress_line(update.progress):
-        click.echo(f"{update.job} {line}")
+    document = {"job": update.job, "attempt": update.attempt, "progress": as_json(update.progress)}
+    line = progress_line(update.progress)
+    answer(document, *([f"{update.job} {line}"] if line else []))
 
 
 def _print_end(job: Job) -> None:
-    if global_options().json:
-        print_json(job_as_json(job.view))
-    else:
-        click.echo(f"{job.id} {describe_end(job)}")
+    answer(job_as_json(job.view), f"{job.id} {describe_end(job)}")
 
 
 @contextmanager
@@ -173,8 +168,7 @@ def progress_command(daemon: Client, fraction: str, message: str | None) -> None
         None if fraction == _UNKNOWN else _parse_fraction(fraction), _shortened(message or "") or None
     )
     daemon.set_progress(job, attempt, progress.fraction, progress.message)
-    if global_options().json:
-        print_json({"job": job, "attempt": attempt, "progress": as_json(progress)})
+    report({"job": job, "attempt": attempt, "progress": as_json(progress)})
 
 
 def _attempt_of_caller() -> tuple[int, int]:
@@ -235,7 +229,8 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
         with closing(daemon.logs(job_id, attempt=0, follow=True, timeout=timeout)) as parts:
             for attempt, line in _lines(parts):
                 if _matches(wanted, line):
-                    return _tell(job_id, attempt, line)
+                    answer({"job": job_id, "attempt": attempt, "line": line}, one_line(line))
+                    return 0
     except TimeoutError:
         waited = time.monotonic() - began
         if timeout is not None:
@@ -320,11 +315,3 @@ def _limited(pattern: re.Pattern[str]) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _tell(job_id: int, attempt: int, line: str) -> int:
-    if global_options().json:
-        print_json({"job": job_id, "attempt": attempt, "line": line})
-    else:
-        print(one_line(line), flush=True)
-    return 0

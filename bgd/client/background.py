@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
@@ -82,18 +82,12 @@ def using(client: Client | AsyncClient) -> Iterator[None]:
 
     A Client serves `submit`, an AsyncClient `submit_async`.
     """
-    if isinstance(client, Client):
-        token = _chosen.set(client)
-        try:
-            yield
-        finally:
-            _chosen.reset(token)
-    else:
-        async_token = _chosen_async.set(client)
-        try:
-            yield
-        finally:
-            _chosen_async.reset(async_token)
+    chosen: ContextVar[Any] = _chosen if isinstance(client, Client) else _chosen_async
+    token = chosen.set(client)
+    try:
+        yield
+    finally:
+        chosen.reset(token)
 
 
 def chosen_client() -> Client | None:

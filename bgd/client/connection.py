@@ -103,16 +103,12 @@ class Connection:
             NotSent: the daemon has not taken the request.
             Broken: the daemon may or may not have taken it.
         """
-        inbox = self._new_inbox()
-        try:
-            await self._send(frames(inbox.id), deadline)
-            return await self._receive(inbox, deadline)
-        finally:
-            del self._inboxes[inbox.id]
+        return await self.reply_to(await self.post(frames, deadline), deadline)
 
     async def post(self, frames: Callable[[int], bytes], deadline: float | None) -> Inbox:
         """Send a request, whose only reply `reply_to` waits for. Raises as `exchange` does."""
-        inbox = self._new_inbox()
+        inbox = Inbox(next(self._ids), self._io.new_bell())
+        self._inboxes[inbox.id] = inbox
         try:
             await self._send(frames(inbox.id), deadline)
         except BaseException:
@@ -133,9 +129,8 @@ class Connection:
 
     async def stream(self, request: Request, deadline: float | None) -> AsyncGenerator[Reply, None]:
         """Send a request and yield its replies up to the end mark. Closing the generator ends the stream."""
-        inbox = self._new_inbox()
+        inbox = await self.post(partial(framed, request), deadline)
         try:
-            await self._send(framed(request, inbox.id), deadline)
             while not isinstance(reply := await self._receive(inbox, deadline), End):
                 yield reply
         except BgdError:
@@ -202,11 +197,6 @@ class Connection:
                 await self._io.wait_ready(self._socket, deadline, to_write=True)
 
     # --- receiving ----------------------------------------------------------------------------------
-
-    def _new_inbox(self) -> Inbox:
-        inbox = Inbox(next(self._ids), self._io.new_bell())
-        self._inboxes[inbox.id] = inbox
-        return inbox
 
     async def _receive(self, inbox: Inbox, deadline: float | None) -> Reply:
         """Return the next reply to a request. Until it arrives, read for all, or wait while another does."""

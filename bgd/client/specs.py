@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -334,17 +334,10 @@ def _arguments(
         raise TypeError(
             f"kwargs is a mapping of names to values, not {kwargs!r}: others go into args, a list"
         )
-    given = {"args": list(args), "kwargs": dict(kwargs)}
-    jobs: list[int] = []
-
-    def placeholder(value: object) -> dict[str, int]:
-        jobs.append(_job_of_result(value))
-        return {"$result": jobs[-1]}
-
+    places: list[tuple[int, list[int | str]]] = []
     try:
-        text = json.dumps(given, allow_nan=False, default=placeholder)
-        _check_json([given])
-        places = list(_places(given, [])) if jobs else []
+        given = _plain_json({"args": list(args), "kwargs": dict(kwargs)}, [], places)
+        text = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         # no cause: its traceback would be long and add nothing
         raise TypeError(f"args and kwargs must be JSON values: {error}") from None
@@ -356,36 +349,33 @@ def _arguments(
     return text, places
 
 
-def _job_of_result(value: object) -> int:
-    """Return the job whose result an argument stands for; raise TypeError if it stands for none."""
-    reference = value if isinstance(value, ResultReference) else getattr(value, "ref", None)
-    if not isinstance(reference, ResultReference):
-        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-    return reference.id
+def _plain_json(value: object, path: list[int | str], places: list[tuple[int, list[int | str]]]) -> object:
+    """Return a value that JSON can represent, with placeholders for the results of jobs.
 
-
-def _places(value: object, path: list[int | str]) -> Iterator[tuple[int, list[int | str]]]:
-    """Yield the jobs whose results are used in a value that JSON can represent, and the paths to there."""
-    if isinstance(value, dict | list | tuple):
-        for step, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _places(inner, [*path, step])
-    elif not isinstance(value, str | int | float | None):
-        yield _job_of_result(value), path
-
-
-def _check_json(values: list[object]) -> None:
-    """Refuse what json.dumps accepts and changes: keys that are not strings, and lone surrogates."""
-    while values:
-        value = values.pop()
-        if isinstance(value, dict):
+    Add the jobs and the paths to there to `places`. Refuse what json.dumps accepts and changes: keys that are
+    not strings, and lone surrogates.
+    """
+    match value:
+        case str():
+            value.encode()
+            return value
+        case int() | float() | None:
+            return value
+        case dict():
             for key in value:
                 if not isinstance(key, str):
                     raise TypeError(f"keys are strings, not {key!r}")
-            values += [*value, *value.values()]
-        elif isinstance(value, list | tuple):
-            values.extend(value)
-        elif isinstance(value, str) and not value.isascii():
-            value.encode()
+                key.encode()
+            return {key: _plain_json(inner, [*path, key], places) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain_json(inner, [*path, place], places) for place, inner in enumerate(value)]
+        case ResultReference(job):
+            places.append((job, path))
+            return {"$result": job}
+        case _ if isinstance(reference := getattr(value, "ref", None), ResultReference):
+            return _plain_json(reference, path, places)
+        case _:
+            raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 # --- what requests name -----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ NEEDED_TO_PARSE = {
 }
 PLAIN = {"plain", "plain_wire"}  # nothing to parse, and the usual answers
 PARSING = PLAIN | {"cli", "columns", "common", "exit_codes", "options", "program", "verbs"}
-SUBMITTING = PARSING | {"commands", "output", "submitting", "terminal"}
+SUBMITTING = PARSING | {"commands", "submitting"}
 OWN = {
     "submit true": PLAIN,
     "run true": PLAIN,
@@ -39,7 +39,7 @@ OWN = {
     "wait 1": PLAIN,
     "logs 1": PLAIN,
     "--help": set(),  # it is in a file
-    "run printf a\\rb": SUBMITTING,  # the client goes on
+    "run printf a\\rb": SUBMITTING | {"output", "terminal"},  # the client goes on
     "submit --priority 3 true": SUBMITTING,
     "list --all": PARSING | {"listing", "selecting", "terminal"},
 }
