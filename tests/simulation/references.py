@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core.job import FINAL, Move, Outcome, State
-from bgd.core.scheduler import SUBMIT
+from bgd.core.scheduler import REASONS_OF_CANCEL, SUBMIT
 from bgd.core.spec import JobSpec, Reference
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
@@ -52,7 +52,8 @@ def result_of(job: int, attempt: int) -> list[int]:
 class ReferenceLaws:
     """Checks that attempts get the latest results, and that jobs are kept while others need theirs.
 
-    If one of its sources does not succeed, a job that waits for it is cancelled next, for that reason.
+    If one of its sources does not succeed, a job that waits for it is cancelled next, for that reason, unless
+    a person cancels both at once.
     `given`: the results that each attempt got.
     """
 
@@ -66,7 +67,7 @@ class ReferenceLaws:
         }
         self._states: dict[int, State] = {}
         self._awaited: dict[int, set[int]] = {}  # by jobs that wait
-        self._to_cancel: dict[int, str] = {}  # why
+        self._to_cancel: dict[int, tuple[str, float]] = {}  # why, and when
         self._results: defaultdict[int, list[Any]] = defaultdict(list)
         self._found: Counter[str] = Counter()
 
@@ -91,13 +92,15 @@ class ReferenceLaws:
     def _check_user(self, event: EventView) -> None:
         """Check what happened to a job that needs results."""
         job, sources = event.job, self._sources[event.job]
-        reason = None if event.what == "note" else self._to_cancel.pop(job, None)
-        assert reason in {None, event.reason}, f"{event}, and it should have been cancelled: {reason}"
-        self._found["cancelled for a source"] += reason is not None
+        due = None if event.what == "note" else self._to_cancel.pop(job, None)
+        if due is not None:
+            with_source = event.reason in REASONS_OF_CANCEL and event.at == due[1]
+            assert event.reason == due[0] or with_source, f"{event}, and it should have been cancelled: {due}"
+            self._found["cancelled for a source"] += not with_source
         if event.what == SUBMIT:
             self._awaited[job] = {each for each in sources if self._states[each] is not State.SUCCEEDED}
             for source in sources:
-                self._cancel_for(source, job)
+                self._cancel_for(source, job, event.at)
         elif event.what == Move.REVIVE or event.state in FINAL:
             self._awaited[job] = set()
         if event.what == Move.START and (given := self._given.get((job, event.attempt))) is not None:
@@ -112,11 +115,11 @@ class ReferenceLaws:
             if event.state is State.SUCCEEDED:
                 self._awaited[job].discard(event.job)
             else:
-                self._cancel_for(event.job, job)
+                self._cancel_for(event.job, job, event.at)
 
-    def _cancel_for(self, source: int, job: int) -> None:
+    def _cancel_for(self, source: int, job: int, at: float) -> None:
         if source in self._awaited[job] and (end := ENDS.get(self._states[source])) is not None:
-            self._to_cancel.setdefault(job, f"job {source}, which had to succeed first, {end}")
+            self._to_cancel.setdefault(job, (f"job {source}, which had to succeed first, {end}", at))
 
     def _users(self, source: int) -> list[int]:
         """Return the jobs so far that refer to the result of a job."""
