@@ -170,7 +170,7 @@ def list_url(query: ListQuery, path: str = "", /, **changes: object) -> str:
     `state`, `queue`, `name` (a pattern) and so on replace the words of this filter; None takes them away.
     """
     words = [word.text for word in query.words if word.key not in changes]
-    for key in set(FILTERS) & changes.keys():
+    for key in [each for each in changes if each in FILTERS]:  # in the order in which they are given
         values = changes.pop(key)
         given = values if isinstance(values, (list, tuple)) else [] if values is None else [values]
         words += [word.text for word in _words_of_field(key, [str(value) for value in given])]
