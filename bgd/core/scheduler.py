@@ -242,8 +242,8 @@ class Scheduler:
         if policy is not job.policy:  # otherwise each of a million jobs would have a policy of its own
             job = replace(job, policy=policy)
         self._last_id = max(self._last_id, job.id + count - 1)
-        is_plain = job.conditions == Conditions(limit=job.conditions.limit)
-        if count > 1 and job.state is State.QUEUED and is_plain:
+        is_plain = count > 1 and job.conditions == Conditions(limit=job.conditions.limit)
+        if is_plain and job.state is State.QUEUED:
             self.table.add_queued(job, count)
             return
         for number in range(job.id, job.id + count):

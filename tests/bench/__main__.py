@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ def main() -> int:
     given = options()
     usual = [name for name, question in QUESTIONS.items() if question.is_usual]
     failed = []
+    load, *_ = os.getloadavg()  # of other programs: nothing has been measured yet
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in [] if given.page else given.questions or usual:
         rounds = QUESTIONS[name].rounds
@@ -96,6 +98,7 @@ def main() -> int:
             print(f"{name} failed: {error}", file=sys.stderr)
             failed.append(name)
             continue
+        result["load"] = round(load, 1)
         (FIGURES / f"{name}.json").write_text(json.dumps(result, indent=1))
         page.write(kept(), given.docs)
         print(f"{name}: {result['seconds']} s", file=sys.stderr)

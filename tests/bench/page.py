@@ -21,6 +21,7 @@ BY_HAND = {
 }
 
 PICTURES = "pictures/bench-{}.svg"
+BUSY = 1.0  # the load average before the first measurement, of a machine that also does something else
 NEAR = 0.05  # two speeds that differ by less count as the same
 
 
@@ -117,6 +118,11 @@ def _sections(
         rounds = {None: "", 1: ", 1 round"}.get(result["rounds"], f", {result['rounds']} rounds")
         trial = "; a trial with small numbers" if result["quick"] else ""
         yield f"Measured at {result['at']}, revision {result['revision']}{rounds}{trial}."
+        if (load := result.get("load", 0.0)) > BUSY:
+            yield (
+                f"Other programs used the machine, too (load {load}): compare these figures with each other"
+                " only."
+            )
 
 
 def _by_hand() -> Iterator[str]:

@@ -209,10 +209,17 @@ def submit_report(**rates):
     }
 
 
-def write(folder, *, quick=False, **reports):
+@pytest.mark.parametrize(("load", "is_said"), [(0.3, False), (14.2, True)])
+def test_a_section_says_that_the_machine_was_busy_when_it_was_measured(tmp_path, load, is_said):
+    write(tmp_path, load=load, submit=submit_report())
+
+    assert ("(load 14.2)" in (tmp_path / "benchmarks.md").read_text()) == is_said
+
+
+def write(folder, *, quick=False, load=0.0, **reports):
     """Write a page with these reports of questions, one or a list of them for each."""
     (folder / "pictures").mkdir(exist_ok=True)
-    shared = {"at": "2026-11-27 06:40 UTC", "revision": "abc", "rounds": 3, "quick": quick}
+    shared = {"at": "2026-11-27 06:40 UTC", "revision": "abc", "rounds": 3, "quick": quick, "load": load}
     page.write(
         {
             name: {
