@@ -53,7 +53,7 @@ def with_results(
     for each in references:
         if each.job not in found:
             raise ValueError(
-                f"an argument is the result of job {each.job}, which never succeeded or was removed"
+                f"an argument is the result of job {each.job}, which has not succeeded or was removed"
             )
         try:
             value = _with_result(value, each.path, each.job, Raw(found[each.job].encode()))

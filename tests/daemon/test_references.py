@@ -166,7 +166,7 @@ async def test_a_job_that_is_retried_gets_no_result_of_a_source_that_never_succe
         view = await life.view(job)
         assert (view.outcome, view.problem) == (
             Outcome.REFUSED,
-            f"an argument is the result of job {first.job}, which never succeeded or was removed",
+            f"an argument is the result of job {first.job}, which has not succeeded or was removed",
         )
 
 
@@ -207,7 +207,7 @@ async def test_a_job_is_kept_while_another_needs_its_result(config, launcher):
         view = await life.view(job)
         assert (view.outcome, view.problem) == (
             Outcome.REFUSED,
-            f"an argument is the result of job {made}, which never succeeded or was removed",
+            f"an argument is the result of job {made}, which has not succeeded or was removed",
         )
 
 

@@ -159,7 +159,7 @@ def test_two_results_cannot_go_to_one_place():
 
 
 def test_a_result_that_is_gone_is_an_error():
-    with pytest.raises(ValueError, match="the result of job 7, which never succeeded or was removed"):
+    with pytest.raises(ValueError, match="the result of job 7, which has not succeeded or was removed"):
         with_results('{"args": [{"$result": 7}]}', [Reference(7, ("args", 0))], {})
 
 
