@@ -62,15 +62,16 @@ def _answer(words: list[str], begun: Begun) -> int | None:
     match words:
         case ["submit", *argv]:
             _, job = _submit(argv, begun)
-            _print(f"{job}\n".encode())
+            write_all(1, f"{job}\n".encode())
             begun.sent = None
         case ["run", *argv] if not is_terminal:
-            _run(argv, begun)
+            return _run(argv, begun)
         case ["list"] if not is_terminal:
             _list()
         case ["wait", text] if job := id_in(text):
-            _wait(Daemon(), job)
-            _print(f"{job} succeeded\n".encode())
+            code, how = _wait(Daemon(), job)
+            write_all(1, f"{job} {how}\n".encode())
+            return code
         case ["logs", text] if not is_terminal and (job := id_in(text)):
             _logs(job)
         case _:
@@ -129,25 +130,37 @@ def _exists(program: str, env: dict[str, str], folder: str) -> bool:
     return any(os.path.isfile(path) and os.access(path, os.X_OK) for path in paths)  # noqa: PTH113
 
 
-def _run(argv: list[str], begun: Begun) -> None:
-    """Queue a command and show its output, line by line, until it succeeds."""
+def _run(argv: list[str], begun: Begun) -> int:
+    """Queue a command, show its output line by line, and return its exit code."""
     daemon, job = _submit(argv, begun)
     begun.sent, begun.job = None, job
     shown = 0
     for attempt, data in _output(daemon.ask("logs", "log", waits=True, job=job, attempt=0, follow=True)):
-        _print(data)
+        write_all(1, data)
         shown += len(data)
         begun.shown = (attempt, shown) if shown else None
-    _wait(daemon, job)
+    code, how = _wait(daemon, job)
     if input_waits(argv):
         raise Unusual
+    if code:
+        _say(f"job {job} {how}")
+    return code
 
 
-def _wait(daemon: Daemon, job: int, *, only_now: bool = False) -> None:
-    """Wait until a job succeeds; raise Unusual if it ends otherwise. `only_now`: or if it has not ended."""
+def _wait(daemon: Daemon, job: int, *, only_now: bool = False) -> tuple[int, str]:
+    """Wait until a job has ended; return its exit code, and how it ended in words.
+
+    Raises:
+        Unusual: it ended in another way than by itself, or with `only_now` it has not ended.
+    """
     replies = daemon.ask("wait", "jobs", waits=True, jobs=[job], only_now=only_now)
-    if [view["state"] for reply in replies for view in reply["jobs"]] != ["succeeded"]:
-        raise Unusual
+    match [view for reply in replies for view in reply["jobs"]]:
+        case [{"state": "succeeded"}]:
+            return 0, "succeeded"
+        case [{"state": "failed", "outcome": "exit", "exit_code": int(code)}]:
+            return code, f"failed (exit code {code})"
+        case _:
+            raise Unusual
 
 
 def input_waits(argv: Sequence[str]) -> bool:
@@ -196,10 +209,10 @@ def _logs(job: int) -> None:
         whole += data
         if len(whole) > _MOST_OUTPUT:
             raise Unusual
-    _print(whole)
+    write_all(1, whole)
     if not whole:
         _wait(daemon, job, only_now=True)
-        os.write(2, f"bgctl: job {job} wrote nothing\n".encode())
+        _say(f"job {job} wrote nothing")
 
 
 class _View:
@@ -219,9 +232,14 @@ def _list() -> None:
 
     views.sort(key=group_of)
     lines = "\n".join(columns_of(cells_for_programs(views, time.time())))
-    _print(f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
+    write_all(1, f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
 
 
-def _print(data: bytes) -> None:
-    while data:  # not through sys.stdout, which would keep what could not be written
-        data = data[os.write(sys.stdout.fileno(), data) :]
+def _say(message: str) -> None:
+    write_all(2, f"bgctl: {message}\n".encode())
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write to a stream itself; sys.stdout would keep what could not be written."""
+    while data:
+        data = data[os.write(descriptor, data) :]

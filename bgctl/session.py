@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from bgctl.common import async_client
+from bgctl.plain import write_all
 from bgd import AsyncClient, ProtocolError, Refused
 from bgd.client.keyboard import Keyboard
 from bgd.escape import one_line
@@ -227,7 +228,7 @@ class _Output:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._last = self._thread.submit(_write_all, 1, b"")
+        self._last = self._thread.submit(write_all, 1, b"")
 
     async def write(self, data: bytes) -> None:
         """Write output of the job; return when the terminal has taken it."""
@@ -253,17 +254,12 @@ class _Output:
             self._put(1, data).result(_END_SECONDS)
 
     def _put(self, descriptor: int, data: bytes) -> Future[None]:
-        self._last = self._thread.submit(_write_all, descriptor, data)
+        self._last = self._thread.submit(write_all, descriptor, data)
         return self._last
 
 
 _PIECE = 16 * 1024  # bytes written at once; the rest is not, when the user leaves
 _END_SECONDS = 1.0
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 class Modes:

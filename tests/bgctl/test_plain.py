@@ -402,7 +402,8 @@ def log_parts(request, parts):
 
 _UNKNOWN: dict[str, Any] = {field.name: None for field in fields(AttemptView) if field.required}
 ATTEMPT = AttemptView(**_UNKNOWN | {"attempt": 1, "outcome": Outcome.SUCCEEDED, "log_path": "/log"})
-FAILED = replace(view_of(9, State.FAILED), outcome=Outcome.EXIT, exit_code=3)
+FAILED = replace(view_of(9, State.FAILED), outcome=Outcome.EXIT, exit_code=3, finished_at=2.0)
+KILLED = replace(FAILED, outcome=Outcome.SIGNAL, exit_code=None, signal=9)
 VIEWS = [
     FAILED,
     replace(view_of(8), argv=["sh", "-c", "echo 'a  b' \t$x"], name="a name", run_seconds=3.25),
@@ -416,8 +417,10 @@ PLAIN = [(1, b"one\ntwo"), (1, b" and\nthr\xc3"), (1, b"\xa9\nend")]
 JOBS = {
     "usual": (playing(*PLAIN), True, True),
     "nothing": (playing(), True, True),
-    "fails": (playing((1, b"no\n"), views=[FAILED]), False, True),
-    "fails silently": (playing(views=[FAILED]), False, False),
+    "fails": (playing((1, b"no\n"), views=[FAILED]), True, True),
+    "fails silently": (playing(views=[FAILED]), True, True),
+    "killed": (playing((1, b"no"), views=[KILLED]), False, True),
+    "killed silently": (playing(views=[KILLED]), False, False),
     "carriage return": (playing((1, b"a\n10%"), (1, b"\r20%\n"), (1, b"b\n")), False, False),
     "zero": (playing((1, b"a\r\n\0b\rc"), (1, b"\rd")), False, False),
     "not UTF-8": (playing((1, b"a\n\xff\n"), (1, b"b\rc\n")), False, False),
@@ -504,7 +507,7 @@ def test_a_log_is_shown_as_by_the_client_alone(case):
     assert alike(script, "logs", "9") == is_plain
 
 
-@pytest.mark.parametrize(("views", "is_plain"), [([view_of(9)], True), ([FAILED], False)])
+@pytest.mark.parametrize(("views", "is_plain"), [([view_of(9)], True), ([FAILED], True), ([KILLED], False)])
 def test_an_end_is_told_as_by_the_client_alone(views, is_plain):
     assert alike(playing(views=views), "wait", "9") == is_plain
 
