@@ -99,7 +99,9 @@ def _spawn(config: str | None, log: Path, ready_fd: int) -> subprocess.Popen[byt
 
 def _read_status(pipe: int, deadline: float) -> str:
     """Return what the new daemon writes: "ready", or why it is not; empty if it ended silently."""
-    if not concurrency.run(concurrency.wait_readable(pipe, max(0.0, deadline - time.monotonic()))):
+    try:
+        concurrency.run(concurrency.wait_ready(pipe, deadline))
+    except TimeoutError:
         return "not ready in time"
     return os.read(pipe, _MAX_STATUS).decode(errors="replace").strip()
 

@@ -330,11 +330,14 @@ class Channel:
                 await connection.wait_for_end(deadline)
             except TimeoutError:
                 raise TimeoutError(f"the daemon has not ended within {seconds:g} s") from None
-            if process is not None and not await self._io.wait_readable(process, _EXIT_SECONDS):
+            try:
+                if process is not None:
+                    await self._io.wait_ready(process, time.monotonic() + _EXIT_SECONDS)
+            except TimeoutError:
                 raise TimeoutError(
                     f"the daemon has stopped serving, but its process {pid} has not ended: it waits for a"
                     " disk that does not answer"
-                )
+                ) from None
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -53,13 +53,16 @@ class Concurrency(Protocol):
             OSError: no daemon listens there, or the listener's queue was full until the deadline.
         """
 
-    async def wait_ready(self, connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
-        """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
+    async def wait_ready(
+        self, file: socket.socket | int, deadline: float | None, *, to_write: bool = False
+    ) -> None:
+        """Return when a socket or descriptor is readable or writable, or closed.
+
+        Raises:
+            TimeoutError: the deadline has passed.
+        """
 
     async def sleep(self, seconds: float) -> None: ...
 
     async def run_blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that reads files or waits for processes."""
-
-    async def wait_readable(self, descriptor: int, seconds: float) -> bool:
-        """Return True as soon as a descriptor is readable, or False after `seconds`."""

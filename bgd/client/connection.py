@@ -225,7 +225,7 @@ class Connection:
     async def _read_some(self, deadline: float | None) -> bytes:
         """Return what arrives next; empty at the end of the connection."""
         while True:
-            await self._io.wait_ready(self._socket, deadline, to_write=False)
+            await self._io.wait_ready(self._socket, deadline)
             try:
                 data, descriptors, *_ = socket.recv_fds(self._socket, READ_SIZE, 1, _RECEIVE)
             except BlockingIOError:

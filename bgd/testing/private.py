@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from bgd.client.autostart import start_daemon
 from bgd.client.blocking.client import Client
-from bgd.client.blocking.concurrency import run, wait_readable
+from bgd.client.blocking.concurrency import run, wait_ready
 from bgd.client.connection import ClientSocket, process_descriptor
 from bgd.client.options import Duration
 from bgd.errors import DaemonUnreachable
@@ -102,8 +102,13 @@ def _end(daemon: PrivateDaemon) -> None:
             info = client.info()
         with process_descriptor(info.launcher_pid) as launcher:
             client.shutdown("cancel", timeout=PATIENCE)
-            if launcher is not None and not run(wait_readable(launcher, PATIENCE)):
-                raise TimeoutError(f"the launcher of a private daemon has not ended within {PATIENCE:g} s")
+            try:
+                if launcher is not None:
+                    run(wait_ready(launcher, time.monotonic() + PATIENCE))
+            except TimeoutError:
+                raise TimeoutError(
+                    f"the launcher of a private daemon has not ended within {PATIENCE:g} s"
+                ) from None
 
 
 @contextmanager

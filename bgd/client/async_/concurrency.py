@@ -77,18 +77,22 @@ async def connected_socket(path: str, deadline: float | None) -> socket.socket:
     return connection
 
 
-async def wait_ready(connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
-    """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
+async def wait_ready(file: socket.socket | int, deadline: float | None, *, to_write: bool = False) -> None:
+    """Return when a socket or descriptor is readable or writable, or closed.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
     loop = asyncio.get_running_loop()
     is_ready = loop.create_future()
     watch, unwatch = (
         (loop.add_writer, loop.remove_writer) if to_write else (loop.add_reader, loop.remove_reader)
     )
-    watch(connection, _complete, is_ready)
+    watch(file, _complete, is_ready)
     try:
         await _in_time(is_ready, deadline)
     finally:
-        unwatch(connection)
+        unwatch(file)
 
 
 async def _in_time(future: asyncio.Future[bool], deadline: float | None) -> None:
@@ -120,19 +124,6 @@ sleep = asyncio.sleep
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that reads files or waits for processes, without blocking the loop."""
     return await asyncio.to_thread(function, *args, **kwargs)
-
-
-async def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Return True as soon as a descriptor is readable, or False after `seconds`."""
-    loop, readable = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(descriptor, readable.set)
-    try:
-        async with asyncio.timeout(seconds):
-            return await readable.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def first_view(job_id: int, look_up: Callable[[int], Awaitable[JobView]]) -> JobView:

@@ -103,10 +103,14 @@ def _is_connected(connection: socket.socket) -> bool:
     return True
 
 
-async def wait_ready(connection: socket.socket, deadline: float | None, *, to_write: bool) -> None:
-    """Return when a socket is readable or writable, or closed; raise TimeoutError at the deadline."""
+async def wait_ready(file: socket.socket | int, deadline: float | None, *, to_write: bool = False) -> None:
+    """Return when a socket or descriptor is readable or writable, or closed.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
     poller = select.poll()
-    poller.register(connection, select.POLLOUT if to_write else select.POLLIN)
+    poller.register(file, select.POLLOUT if to_write else select.POLLIN)
     seconds = seconds_left(deadline)
     if not poller.poll(None if seconds is None else seconds * 1000):
         raise TimeoutError
@@ -126,13 +130,6 @@ async def sleep(seconds: float) -> None:
 async def run_blocking(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function; it may block this thread."""
     return function(*args, **kwargs)
-
-
-async def wait_readable(descriptor: int, seconds: float) -> bool:
-    """Return True as soon as a descriptor is readable, or False after `seconds`."""
-    poller = select.poll()
-    poller.register(descriptor, select.POLLIN)
-    return bool(poller.poll(seconds * 1000))
 
 
 def closed_at_exit(generator: G) -> G:
