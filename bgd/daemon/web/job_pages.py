@@ -14,9 +14,7 @@ from msgspec.structs import replace
 
 from bgd.brief import short_duration
 from bgd.core.explain import Explanation, next_reasons, words_of
-from bgd.core.filters import exact_name
-from bgd.core.job import FINAL, WAITING, JobId, State
-from bgd.core.spec import NOTIFICATION_QUEUE
+from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.explaining import explanation_of
 from bgd.daemon.storage import change_stream, read
 from bgd.daemon.storage.steps import latest_steps
@@ -246,20 +244,11 @@ def _likely_start(explanation: Explanation) -> float | None:
     return None if at is None or at <= time.time() or is_said else at
 
 
-def _of_same_name(view: JobView) -> str:
-    queue = view.queue if view.queue == NOTIFICATION_QUEUE else None  # which lists leave out otherwise
-    return list_url(ListQuery(), name=exact_name(view.name or ""), queue=queue)
-
-
 def job_details(view: JobView, result: str | None) -> dict[str, Any]:
     """Return what a job's page shows; `result` is the JSON text of its return value, if it has one."""
     return {
-        "same_name": "" if view.name is None else _of_same_name(view),
         "bar": progress_bar(view),
         "command": command_text(view, MAX_TEXT),
-        "is_finished": view.state in FINAL,
-        "can_be_edited": view.state in WAITING,
-        "can_be_repeated": view.queue != NOTIFICATION_QUEUE,
         "known": [*_shown(facts_of(view)), *_course_of(view)],
         "result": None if result is None else _indented(result, MAX_TEXT),
     }

@@ -9,7 +9,6 @@ from typing import Any
 
 from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, Outcome, State
-from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import Ends, QueueEnds
 from bgd.daemon.storage.summaries import Board, Failures, Figures, NameSummary
@@ -87,7 +86,6 @@ def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
     return {
         "id": f"{kind}-{blake2s(summary.name.encode(), digest_size=8).hexdigest()}",
         "of": summary,
-        "filter": {"class": summary.name} if summary.is_target else {"name": exact_name(summary.name)},
         "state": None if latest is None else latest.state.value,
         "streak": _streak(summary),
         "more": "+" if is_cut else "",
@@ -190,7 +188,6 @@ def _queue_row(view: QueueView, oldest: float | None, ends: Ends) -> dict[str, A
         "id": f"queue-{view.name}",
         "queue": view,
         "ends": ends.queues.get(view.name, QueueEnds()),
-        "can_change": view.name != NOTIFICATION_QUEUE,
         "running": sum(view.counts.get(state, 0) for state in ACTIVE),
         "waiting": waiting,
         "opens": view.opens_at if waiting.get(State.QUEUED) else None,

@@ -13,6 +13,9 @@ from markupsafe import Markup
 import bgd
 from bgd import timezones
 from bgd.brief import short_duration
+from bgd.core.filters import exact_name
+from bgd.core.job import FINAL, WAITING
+from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.static_files import static_address
@@ -43,9 +46,10 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         lstrip_blocks=True,
     )
     durations = (format_duration, short_duration, relative_time, time_since)
-    for each in (*durations, local_time, time_in_zone, iso_time, format_size, strip):
+    for each in (*durations, local_time, time_in_zone, iso_time, format_size, exact_name, strip):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
+    environment.globals |= {"FINAL": FINAL, "WAITING": WAITING, "NOTIFICATION_QUEUE": NOTIFICATION_QUEUE}
     environment.globals["base"] = base
     environment.globals["bgd_version"] = bgd.__version__
     environment.globals["has_proxy_users"] = has_proxy_users
