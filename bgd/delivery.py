@@ -178,10 +178,7 @@ def as_text(notification: Notification) -> str:
     if message.event is NotifyEvent.TEST:
         lines += ["This is a test; nothing has failed.", ""]
     if message.event is NotifyEvent.SUMMARY:
-        lines += [
-            f"They exceed per_minute of [notify.{one_line(message.target)}].",
-            "",
-        ]
+        lines += [f"They exceed per_minute of [notify.{one_line(message.target)}].", ""]
     for label, value in facts_of_message(message):
         text = _local_time(value.at) if isinstance(value, Instant) else str(value)
         lines.append(f"{label + ':':10} {_cut(one_line(text), MAX_FACT)}")
@@ -225,9 +222,6 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-# --- output -----------------------------------------------------------------------------------------------
-
-
 # --- a program --------------------------------------------------------------------------------------------
 
 
@@ -269,11 +263,9 @@ def as_mail(notification: Notification, recipient: str) -> bytes:
 
 def as_quote(output: Sequence[str]) -> str:
     """Return lines of output as they follow a text; nothing if there are none."""
-    return (
-        "\n".join(["", "Its last lines of output:", "", *(f"  {line}".rstrip() for line in output), ""])
-        if output
-        else ""
-    )
+    if not output:
+        return ""
+    return "\n".join(["", "Its last lines of output:", "", *(f"  {line}".rstrip() for line in output), ""])
 
 
 def _sendmail(name: str) -> str:

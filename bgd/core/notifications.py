@@ -278,22 +278,16 @@ def _added(waiting: Waiting | None, message: Message) -> Waiting:
 # --- limits -----------------------------------------------------------------------------------------------
 
 
-class SentMessages:
-    """The times of the latest messages to one target, on a clock that never jumps."""
+def room(sent: deque[float], at: float, per_minute: int) -> int:
+    """Return how many more messages a target may get now.
 
-    def __init__(self, instants: Iterable[float] = ()) -> None:
-        self._instants = deque(instants)  # oldest first
+    `sent`: when it got its latest ones, on a clock that never jumps; those that no longer count are removed.
+    """
+    while sent and sent[0] + WINDOW <= at:
+        sent.popleft()
+    return max(per_minute - len(sent), 0)
 
-    def add(self, at: float) -> None:
-        """Record that a message is sent."""
-        self._instants.append(at)
 
-    def room(self, at: float, per_minute: int) -> int:
-        """Return how many more messages may be sent now."""
-        while self._instants and self._instants[0] + WINDOW <= at:
-            self._instants.popleft()
-        return max(per_minute - len(self._instants), 0)
-
-    def room_at(self, per_minute: int) -> float:
-        """Return when there is room for the next message: a time in the past if there is room already."""
-        return self._instants[-per_minute] + WINDOW if len(self._instants) >= per_minute else 0.0
+def room_at(sent: deque[float], per_minute: int) -> float:
+    """Return when a target may get its next message: a time in the past if it may already."""
+    return sent[-per_minute] + WINDOW if len(sent) >= per_minute else 0.0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ import msgspec
 
 from bgd import clock
 from bgd.core.job import JobId
-from bgd.core.notifications import NEVER, Decisions, Message, NotifyEvent, SentMessages, Waiting, instant
+from bgd.core.notifications import NEVER, Decisions, Message, NotifyEvent, Waiting, instant, room, room_at
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.access import check_target
 from bgd.daemon.job_actions import JobActions
@@ -42,7 +43,7 @@ class Notifications:
         self._supervisor = supervisor
         self._actions = actions
         self._store = store
-        self._sent: dict[str, SentMessages] = {}
+        self._sent: defaultdict[str, deque[float]] = defaultdict(deque)
         self._waiting: dict[str, Waiting] = {}
         self._warned: set[str] = set()  # targets that are not configured
         self._woken = asyncio.Event()
@@ -52,7 +53,7 @@ class Notifications:
         """Load waiting messages, and how many each target got in the last minute."""
         targets, read = list(self._supervisor.notify_rules), self._store.read
         self._waiting = await read(storage.waiting_messages)
-        self._sent = await read(storage.sent_messages, targets, clock.elapsed())
+        self._sent.update(await read(storage.sent_messages, targets, clock.elapsed()))
         self._forget(sorted((await read(storage.known_targets)).difference(targets)))
         self._supervisor.on_facts_saved.append(self._woken.set)
         self._supervisor.on_configured.append(self._configure)
@@ -126,21 +127,20 @@ class Notifications:
             self._supervisor.transaction.settled.append(Decisions(sent=tuple(sent)))
 
     def _send(self, message: Message, retries: int = RETRIES) -> JobId:
-        self._sent.setdefault(message.target, SentMessages()).add(clock.elapsed())
+        self._sent[message.target].append(clock.elapsed())
         spec = job_of(message, self._supervisor.config.source, retries)
         return JobId(self._actions.submit([spec], os.geteuid()).jobs[0])
 
     # --- limits and targets -----------------------------------------------------------------------------
 
     def _room(self, target: str) -> int:
-        sent = self._sent.setdefault(target, SentMessages())
-        return sent.room(clock.elapsed(), self._supervisor.notify_rules[target].per_minute)
+        return room(self._sent[target], clock.elapsed(), self._supervisor.notify_rules[target].per_minute)
 
     def _next_room_at(self) -> float | None:
         """Return when there is room for a waiting message; None: none waits."""
         rules = self._supervisor.notify_rules
         return min(
-            (self._sent[target].room_at(rules[target].per_minute) for target in self._waiting), default=None
+            (room_at(self._sent[target], rules[target].per_minute) for target in self._waiting), default=None
         )
 
     def _configure(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from datetime import UTC, datetime
 
 import msgspec
@@ -22,7 +22,6 @@ from bgd.core.notifications import (
     Message,
     NotifyEvent,
     NotifyRule,
-    SentMessages,
     Streak,
     StreakKey,
     Waiting,
@@ -30,6 +29,8 @@ from bgd.core.notifications import (
     event_to_send,
     fact_of_calls,
     instant,
+    room,
+    room_at,
 )
 
 EVERYTHING = NotifyRule(on=tuple(NotifyEvent), per_minute=1000)
@@ -284,35 +285,34 @@ def test_facts_are_told_the_same_however_they_are_divided(history, room, data):
 
 @given(st.lists(st.floats(0, 30), max_size=60), st.integers(1, 4))
 def test_no_minute_has_more_messages_than_allowed(pauses, per_minute):
-    sent, at, instants = SentMessages(), 0.0, []
+    sent, at, instants = deque[float](), 0.0, []
     for pause in pauses:
         at += pause
-        if sent.room(at, per_minute):
-            sent.add(at)
+        if room(sent, at, per_minute):
+            sent.append(at)
             instants.append(at)
         else:
-            free_at = sent.room_at(per_minute)
+            free_at = room_at(sent, per_minute)
             assert at < free_at <= at + WINDOW
-            earlier = SentMessages(instants)
-            assert earlier.room(free_at, per_minute) > 0
+            assert room(deque(instants), free_at, per_minute) > 0
 
     for first in instants:
         assert sum(first <= other < first + WINDOW for other in instants) <= per_minute
 
 
 def test_a_message_need_not_wait_once_the_minute_is_over():
-    sent = SentMessages([1.0])
+    sent = deque([1.0])
 
-    assert sent.room(1.0 + WINDOW, 1) == 1
-    assert sent.room_at(1) <= 1.0 + WINDOW
+    assert room(sent, 1.0 + WINDOW, 1) == 1
+    assert room_at(sent, 1) <= 1.0 + WINDOW
 
 
 def test_a_lower_limit_counts_what_was_sent_before():
-    sent = SentMessages([1.0, 2.0, 3.0])
+    sent = deque([1.0, 2.0, 3.0])
 
-    assert sent.room(10.0, 2) == 0
-    assert sent.room_at(2) == 2.0 + WINDOW
-    assert sent.room(2.0 + WINDOW, 2) == 1
+    assert room(sent, 10.0, 2) == 0
+    assert room_at(sent, 2) == 2.0 + WINDOW
+    assert room(sent, 2.0 + WINDOW, 2) == 1
     assert replace(EVERYTHING, per_minute=2).per_minute == 2
 
 

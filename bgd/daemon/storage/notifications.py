@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 
@@ -18,7 +19,6 @@ from bgd.core.notifications import (
     Message,
     NotifyEvent,
     NotifyRule,
-    SentMessages,
     Streak,
     StreakKey,
     Waiting,
@@ -157,9 +157,11 @@ def known_targets(db: sqlite3.Connection) -> set[str]:
     return {target for (target,) in db.execute(_TARGETS)}
 
 
-def sent_messages(db: sqlite3.Connection, targets: Iterable[str], elapsed: float) -> dict[str, SentMessages]:
+def sent_messages(db: sqlite3.Connection, targets: Iterable[str], elapsed: float) -> dict[str, deque[float]]:
     """Return when each target was sent its latest messages, on the elapsed clock."""
-    return {target: SentMessages(_sent(db, target, elapsed)) for target in targets}
+    values = [NOTIFICATION_QUEUE, elapsed - WINDOW]
+    rows = {each: db.execute(_SENT, (job_name(each), _MOST_SENT, *values)) for each in targets}
+    return {target: deque(sorted(min(at, elapsed) for (at,) in found)) for target, found in rows.items()}
 
 
 def undelivered(db: sqlite3.Connection) -> tuple[int, int | None]:
@@ -171,11 +173,6 @@ def undelivered(db: sqlite3.Connection) -> tuple[int, int | None]:
 def job_name(target: str) -> str:
     """Return the name of the jobs that notify a target."""
     return f"notify {target}"
-
-
-def _sent(db: sqlite3.Connection, target: str, elapsed: float) -> list[float]:
-    rows = db.execute(_SENT, (job_name(target), _MOST_SENT, NOTIFICATION_QUEUE, elapsed - WINDOW))
-    return sorted(min(at, elapsed) for (at,) in rows)
 
 
 def _streaks_of(db: sqlite3.Connection, facts: list[Fact]) -> dict[StreakKey, Streak]:
