@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from playwright.sync_api import Dialog, expect
@@ -269,3 +271,25 @@ def test_a_person_retries_the_failed_jobs_of_a_batch_and_cancels_it(client, tab)
     assert [client.job(job.id).state for job in held] == ["cancelled", "cancelled"]
     assert said == [f"Retry 1 job of batch {batch.id}?", f"Cancel 2 jobs of batch {batch.id}?"]
     assert ("cancel", f"{failed.refresh().user}, on the page") in history(client, held[0])
+
+
+@needs_chromium
+def test_a_batch_that_stayed_open_takes_no_more_jobs_once_it_is_cancelled(daemon, client, tab):
+    command = [sys.executable, "-m", "bgctl", "batch", "--name", "open", "--", "true"]
+    with subprocess.Popen(command, env=daemon.env, stdin=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None
+        running.stdin.write("one\n")
+        running.stdin.flush()
+        wait_until(
+            lambda: [each.counts["succeeded"] for each in client.batches() if each.name == "open"] == [1]
+        )
+        running.kill()
+    tab.on("dialog", lambda dialog: dialog.accept())
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.goto(f"{tab.url}/batches/{client.batches(name='open')[0].id}")
+    expect(tab.locator("#summary")).to_contain_text("more jobs may come")
+    tab.click("[data-post]")
+    expect(tab.locator("#notice")).to_contain_text("Cancel: 0 jobs done.")
+    expect(tab.locator("#summary")).not_to_contain_text("more jobs may come")
+    assert client.batches(name="open")[0].view.finished_at is not None
