@@ -34,6 +34,7 @@ from bgd.client.session import (
 from bgd.client.specs import checked
 from bgd.core.job import VERBS, State
 from bgd.errors import BgdError, DaemonUnreachable, Refused
+from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
     Acted,
     ActResult,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from bgd.client.concurrency import Concurrency
     from bgd.client.keyboard import Keyboard
 
+Q = TypeVar("Q", bound=Request)
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -190,20 +192,43 @@ class Channel:
 
     async def resumed(
         self,
-        rest: Callable[[], Request | None],
-        take: Callable[[Reply], Iterable[T]],
+        request: Q,
+        take: Callable[[Q, Reply], tuple[Q | None, Iterable[T]]],
         seconds: float | None = None,
     ) -> AsyncGenerator[T, None]:
-        """Yield what `take` makes of the replies that `follow` yields over connections of their own.
+        """Yield what is in the replies that `follow` yields over connections of their own.
+
+        Args:
+            request: what to ask for.
+            take: returns the request for the rest, None if nothing is left, and what is in a reply.
+            seconds: limit on all of it.
 
         Raises:
             TimeoutError: it takes longer than `seconds`.
+            DaemonUnreachable: as `follow`; or the daemon may have acted on more jobs than it reported, and
+                must not act twice.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
-        async with aclosing(self.follow(rest, deadline, alone=True)) as parts:
+        rest, was_asked = request, False
+
+        def ask() -> Q:
+            nonlocal was_asked
+            verb = tag_of(request)
+            if was_asked and verb in VERBS and VERBS[verb].does_more:
+                raise DaemonUnreachable(
+                    f"the daemon went away in the middle of this {verb}: see which jobs are left"
+                )
+            was_asked = True
+            return rest
+
+        async with aclosing(self.follow(ask, deadline, alone=True)) as parts:
             async for part in parts:
-                for each in take(part):
+                again, found = take(rest, part)
+                for each in found:
                     yield each
+                if again is None:
+                    return
+                rest = again
 
     async def keyboard(self, job_id: int, *, wait: bool) -> Keyboard | None:
         """Open the keyboard of a job; with `wait` once it runs, None: it has finished instead."""

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.client.inherited import caller_trace
-from bgd.core.job import VERBS, Outcome, State
+from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec, TraceParent, TraceState
 from bgd.errors import BgdError, DaemonUnreachable, Full, JobFailed, ProtocolError, Refused
 from bgd.wire.framing import HEADER, MAX_FRAME, FrameReader, frame
-from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode, tag_of
+from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import (
     Acted,
     ActResult,
@@ -341,29 +341,19 @@ class Idempotency:
 # --- resume: what to ask the next daemon for when a stream broke off ------------------------------------
 
 ProgressCallback = Callable[[JobProgress], object]
+Action = Act | SendSignal | Edit
 
 
-class ResumableLogs:
-    """A request for output that can be resumed; every byte arrives once."""
+def take_output(rest: Logs, reply: Reply, *, of_one: bool) -> tuple[Logs | None, list[LogPart]]:
+    """Return the request for the rest of some output, and what a reply has of it; every byte arrives once.
 
-    def __init__(self, request: Logs) -> None:
-        self._rest = request
-        # the resumed request names a place, after which the daemon goes on to later attempts
-        self._is_one_attempt = request.attempt != 0 and not request.follow
-        self._is_complete = False
-
-    def request(self) -> Logs | None:
-        """Return the request for the rest, None if nothing is left."""
-        return None if self._is_complete else self._rest
-
-    def take(self, reply: Reply) -> list[LogPart]:
-        """Return the next piece of output in a list, which is empty if the reply has none."""
-        part = expected(reply, LogPart)
-        if self._is_one_attempt and self._rest.offset is not None and part.attempt != self._rest.attempt:
-            self._is_complete = True
-            return []
-        self._rest = replace(self._rest, attempt=part.attempt, offset=part.offset + len(part.data), tail=None)
-        return [part] if part.data or part.left_out else []
+    `of_one`: of one attempt. The rest names a place, after which the daemon goes on to later attempts.
+    """
+    part = expected(reply, LogPart)
+    if of_one and rest.offset is not None and part.attempt != rest.attempt:
+        return None, []
+    rest = replace(rest, attempt=part.attempt, offset=part.offset + len(part.data), tail=None)
+    return rest, [part] if part.data or part.left_out else []
 
 
 class ResumableWait:
@@ -407,59 +397,26 @@ class ResumableWait:
         return views
 
 
-class ResumableActions:
-    """A request to act on all jobs that match; it is resumed after the last reported job."""
-
-    def __init__(self, request: Act | SendSignal | Edit) -> None:
-        self._rest = request
-        self._was_asked = False
-
-    def request(self) -> Act | SendSignal | Edit:
-        """Return the request for the rest.
-
-        Raises:
-            DaemonUnreachable: the daemon may have acted on more jobs than it reported, and must not act
-            twice.
-        """
-        verb = tag_of(self._rest)
-        if self._was_asked and VERBS[verb].does_more:
-            raise DaemonUnreachable(
-                f"the daemon went away in the middle of this {verb}: see which jobs are left"
-            )
-        self._was_asked = True
-        return self._rest
-
-    def take(self, reply: Reply) -> list[ActResult]:
-        """Return the results in a reply."""
-        results = expected(reply, Acted).results
-        if results and self._rest.where is not None:
-            where = replace(self._rest.where, after=max(result.job for result in results))
-            self._rest = replace(self._rest, where=where)
-        return results
+def take_results(rest: Action, reply: Reply) -> tuple[Action, list[list[ActResult]]]:
+    """Return the request to act on the rest of the jobs that match, after the last one that a reply has."""
+    results = expected(reply, Acted).results
+    if results and rest.where is not None:
+        where = replace(rest.where, after=max(result.job for result in results))
+        rest = replace(rest, where=where)
+    return rest, [results]
 
 
-class ResumableEvents:
-    """A request for events that can be resumed; every event arrives once."""
+def take_events(rest: GetEvents, reply: Reply) -> tuple[GetEvents, list[EventView | ScheduleEvent]]:
+    """Return the request for later events, and the events in a reply, oldest first.
 
-    def __init__(self, request: GetEvents) -> None:
-        self._rest = request
-
-    def request(self) -> GetEvents:
-        """Return the request for the rest."""
-        return self._rest
-
-    def take(self, reply: Reply) -> list[EventView | ScheduleEvent]:
-        """Return the events in a reply, oldest first.
-
-        Raises:
-            Refused: some of the events asked for are no longer kept.
-        """
-        part = expected(reply, EventsPart)
-        # since=0 comes before all events: it asks for those that are kept
-        if part.lost and self._rest.since:
-            raise Refused(
-                f"events after {self._rest.since} are no longer kept: look at the jobs, "
-                "then ask for events from now on, without since"
-            )
-        self._rest = replace(self._rest, since=part.last)
-        return sorted([*part.events, *part.schedules], key=attrgetter("id"))
+    Raises:
+        Refused: some of the events asked for are no longer kept.
+    """
+    part = expected(reply, EventsPart)
+    # since=0 comes before all events: it asks for those that are kept
+    if part.lost and rest.since:
+        raise Refused(
+            f"events after {rest.since} are no longer kept: look at the jobs, "
+            "then ask for events from now on, without since"
+        )
+    return replace(rest, since=part.last), sorted([*part.events, *part.schedules], key=attrgetter("id"))

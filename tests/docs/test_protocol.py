@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from bgd.client.session import ResumableLogs
+from bgd.client.session import take_output
 from bgd.core import spec
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
@@ -158,11 +158,12 @@ def test_bytes_of_a_stream_on_the_protocol_page_are_what_they_are_said_to_be():
         payload_of(block(PROTOCOL, name)) for name in ("follow", "log", "resume", "end")
     )
     part = replies.LogPart(2, 1, b"hi\n")
-    rest = ResumableLogs(requests.Logs(id=2, job=7, attempt=0, follow=True))
+    request = requests.Logs(id=2, job=7, attempt=0, follow=True)
+    again, parts = take_output(request, part, of_one=False)
 
-    assert messages.decode_request(follow) == rest.request()
-    assert [messages.decode_reply(log)] == rest.take(part)
-    assert (again := rest.request())
+    assert messages.decode_request(follow) == request
+    assert [messages.decode_reply(log)] == parts
+    assert again is not None
     assert messages.decode_request(resume) == msgspec.structs.replace(again, id=1)
     assert messages.decode_reply(end) == replies.End(1)
 

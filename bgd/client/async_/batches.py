@@ -83,7 +83,7 @@ class AsyncBatch:
         """
         request = GetBatches(id=UNNUMBERED, batch=self.id, wait=True)
         waited = self._channel.resumed(
-            lambda: request, lambda part: expected(part, BatchesPart).batches, seconds_of(timeout)
+            request, lambda rest, part: (rest, expected(part, BatchesPart).batches), seconds_of(timeout)
         )
         async with aclosing(waited) as views:
             async for view in views:

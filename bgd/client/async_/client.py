@@ -13,12 +13,12 @@ from bgd.client.async_.job import AsyncJob
 from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
-    ResumableActions,
-    ResumableLogs,
     Sent,
     batch_frames,
     expected,
     submit_frames,
+    take_output,
+    take_results,
 )
 from bgd.client.specs import Caller, Item, checked, class_spec, ids_of, seconds_of, specs_of, states_of
 from bgd.core.explain import Explanation
@@ -399,12 +399,10 @@ class AsyncClient(AsyncDaemonClient):
             TimeoutError: it takes longer than `timeout`.
         """
         [job_id] = ids_of([job])
-        fields = {"attempt": attempt, "tail": tail, "offset": offset}
-        request = requests.Logs(
-            id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, since=since, **fields
-        )
-        rest = ResumableLogs(checked(request))
-        return self._channel.resumed(rest.request, rest.take, seconds_of(timeout))
+        fields: dict[str, Any] = {"attempt": attempt, "tail": tail, "since": since, "offset": offset}
+        request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
+        take = partial(take_output, of_one=attempt != 0 and not follow)
+        return self._channel.resumed(checked(request), take, seconds_of(timeout))
 
     async def keyboard(self, job: JobReference, *, wait: bool = False) -> Keyboard | None:
         """Open the keyboard of a running job that was submitted with `pty`.
@@ -579,8 +577,7 @@ class AsyncClient(AsyncDaemonClient):
         if verb == "edit":
             check, changes = options.pop("check", True), cast("EditOptions", options)
             options = {"changes": checked_changes(changes, None, check=check)}
-        rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
-        return self._channel.resumed(rest.request, lambda part: [rest.take(part)])
+        return self._channel.resumed(checked(requests.act(verb, where=where, **options)), take_results)
 
     async def test_notification(self, target: str) -> AsyncJob:
         """Send a test message to a notification target, once; return the job that sends it."""

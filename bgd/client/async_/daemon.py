@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from bgd.client.async_ import concurrency
 from bgd.client.channel import Channel
 from bgd.client.connection import Connector
-from bgd.client.session import UNNUMBERED, ResumableEvents, expected
+from bgd.client.session import UNNUMBERED, expected, take_events
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
 from bgd.wire import replies, requests
@@ -152,8 +152,7 @@ class AsyncDaemonClient:
         request = requests.GetEvents(
             id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
         )
-        rest = ResumableEvents(checked(request))
-        return self._channel.resumed(rest.request, rest.take)
+        return self._channel.resumed(checked(request), take_events)
 
     async def last_event(self) -> int:
         """Return the id of the latest event: pass it to `events` to get all later events."""

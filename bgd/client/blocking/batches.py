@@ -86,7 +86,7 @@ class Batch:
         request = GetBatches(id=UNNUMBERED, batch=self.id, wait=True)
         waited = iterate(
             self._channel.resumed(
-                lambda: request, lambda part: expected(part, BatchesPart).batches, seconds_of(timeout)
+                request, lambda rest, part: (rest, expected(part, BatchesPart).batches), seconds_of(timeout)
             )
         )
         with closing(waited) as views:

@@ -15,12 +15,12 @@ from bgd.client.blocking.job import Job
 from bgd.client.programs import checked_changes, checked_command, is_relative
 from bgd.client.session import (
     UNNUMBERED,
-    ResumableActions,
-    ResumableLogs,
     Sent,
     batch_frames,
     expected,
     submit_frames,
+    take_output,
+    take_results,
 )
 from bgd.client.specs import Caller, Item, checked, class_spec, ids_of, seconds_of, specs_of, states_of
 from bgd.core.explain import Explanation
@@ -404,12 +404,10 @@ class Client(DaemonClient):
             TimeoutError: it takes longer than `timeout`.
         """
         [job_id] = ids_of([job])
-        fields = {"attempt": attempt, "tail": tail, "offset": offset}
-        request = requests.Logs(
-            id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, since=since, **fields
-        )
-        rest = ResumableLogs(checked(request))
-        return iterate(self._channel.resumed(rest.request, rest.take, seconds_of(timeout)))
+        fields: dict[str, Any] = {"attempt": attempt, "tail": tail, "since": since, "offset": offset}
+        request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
+        take = partial(take_output, of_one=attempt != 0 and not follow)
+        return iterate(self._channel.resumed(checked(request), take, seconds_of(timeout)))
 
     def keyboard(self, job: JobReference, *, wait: bool = False) -> Keyboard | None:
         """Open the keyboard of a running job that was submitted with `pty`.
@@ -584,8 +582,9 @@ class Client(DaemonClient):
         if verb == "edit":
             check, changes = options.pop("check", True), cast("EditOptions", options)
             options = {"changes": checked_changes(changes, None, check=check)}
-        rest = ResumableActions(checked(requests.act(verb, where=where, **options)))
-        return iterate(self._channel.resumed(rest.request, lambda part: [rest.take(part)]))
+        return iterate(
+            self._channel.resumed(checked(requests.act(verb, where=where, **options)), take_results)
+        )
 
     def test_notification(self, target: str) -> Job:
         """Send a test message to a notification target, once; return the job that sends it."""

@@ -13,7 +13,7 @@ from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.channel import Channel
 from bgd.client.connection import Connector
-from bgd.client.session import UNNUMBERED, ResumableEvents, expected
+from bgd.client.session import UNNUMBERED, expected, take_events
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
 from bgd.wire import replies, requests
@@ -154,8 +154,7 @@ class DaemonClient:
         request = requests.GetEvents(
             id=UNNUMBERED, since=since, follow=follow, progress=progress, schedules=schedules
         )
-        rest = ResumableEvents(checked(request))
-        return iterate(self._channel.resumed(rest.request, rest.take))
+        return iterate(self._channel.resumed(checked(request), take_events))
 
     def last_event(self) -> int:
         """Return the id of the latest event: pass it to `events` to get all later events."""
