@@ -431,12 +431,9 @@ async def _follow_logs(
     store: StoreReader,
     client: ClientConnection,
 ) -> None:
-    """Send what attempts have written and will write, one after the other, until the job has finished.
+    """Send what attempts write until the job has finished; raise NoSuchJob if it is removed before.
 
     It misses nothing without polling, because it subscribes before its first read.
-
-    Raises:
-        NoSuchJob: the job was removed before everything was sent.
     """
     log_dir = supervisor.config.log_dir
     job_id = JobId(view.id)
