@@ -12,6 +12,7 @@ import click
 from bgctl.common import answer, global_options, labelled, local_time, print_json, print_lines, say, table_of
 from bgctl.exit_codes import FAILED
 from bgctl.options import TIME_LIMIT, whole_number
+from bgctl.plain import id_in
 from bgctl.submitting import JobVerb
 from bgctl.verbs import before_program, verb
 from bgd import Client
@@ -159,7 +160,7 @@ def misspelled(word: str) -> str | None:
 
 
 def _found(daemon: Client, batch: str) -> Batch:
-    return daemon.find_batch(int(batch) if batch.isdecimal() else batch)
+    return daemon.find_batch(id_in(batch) or batch)
 
 
 def _answer(batch: Batch) -> None:

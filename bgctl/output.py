@@ -33,6 +33,8 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
         with writing_to_stdout(lambda: f"job {job.id} is queued: {_how_to_return(job)}"):
             if already.is_interrupted:
                 raise KeyboardInterrupt  # noqa: TRY301 - it is handled as one from now on
+            if already.is_lost:
+                daemon.reconnect()
             return _follow(daemon, job, printer, attempt or 0, offset)
     except DaemonUnreachable as error:
         printer.end_line()

@@ -36,19 +36,22 @@ class Begun:
         job: the job that was queued; `run` follows it.
         shown: the attempt whose output was shown, and where the rest begins; None: nothing was.
         is_interrupted: Ctrl-C was typed meanwhile.
+        is_lost: the daemon hung up while it was asked; it may be restarting.
     """
 
     sent: tuple[bytes, int] | None = None
     job: int | None = None
     shown: tuple[int, int] | None = None
     is_interrupted: bool = False
+    is_lost: bool = False
 
 
 def answer(words: list[str], begun: Begun) -> int | None:
     """Do what a plain command line says; return the exit code, or None if the client has to go on."""
     try:
         return _answer(words, begun)
-    except (Unusual, OSError, UnicodeError):
+    except (Unusual, OSError, UnicodeError) as error:
+        begun.is_lost = isinstance(error, ConnectionResetError | BrokenPipeError)
         return None
     except KeyboardInterrupt:
         if begun.job is None:

@@ -84,7 +84,7 @@ class Daemon:
         while len(self._received) < (end := _HEADER + int.from_bytes(self._received[:_HEADER], "big")):
             part = self._socket.recv(256 * 1024)
             if not part:
-                raise Unusual
+                raise ConnectionResetError
             self._received += part
         payload, self._received = self._received[_HEADER:end], self._received[end:]
         return unpacked(payload)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import client, set_global_options
+from bgctl.common import begun, client, set_global_options
 from bgctl.options import FILE, with_options
 from bgd.errors import nearest
 
@@ -30,6 +30,8 @@ def verb(
         @wraps(function)
         def connected(**given: Any) -> int | None:
             with client(autostart=autostart) as daemon:
+                if begun().is_lost and begun().job is None:  # `run` says what becomes of its job
+                    daemon.reconnect()
                 return function(daemon, **given)
 
         return verb_without_daemon(*examples, **settings)(connected)

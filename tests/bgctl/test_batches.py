@@ -110,7 +110,7 @@ def test_what_follows_a_batch_runs_in_the_folder_of_the_caller_and_is_looked_for
     assert f"finally: {tmp_path}/here/count does not exist; --no-check queues the batch anyway" in done.stderr
 
 
-@pytest.mark.parametrize("batch", ["9999", "nowhere"])
+@pytest.mark.parametrize("batch", ["9999", "nowhere", "0", "9" * 30])
 def test_a_batch_that_does_not_exist_has_the_exit_code_for_it(daemon, batch):
     done = daemon.bgctl("batch", "show", batch)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -527,6 +527,30 @@ def test_output_that_broke_off_continues_where_it_stopped(sent):
     scripts = [playing(*PLAIN, hangs_up_after=sent), playing(*PLAIN)]
 
     assert played(scripts, "run", "true")[0] == (0, "one\ntwo and\nthré\nend", "")
+
+
+@pytest.mark.parametrize(("words", "streams"), [(["run", "true"], 2), (["wait", "9"], 1)])
+def test_a_daemon_that_hung_up_is_waited_for(words, streams):
+    def answer_a_submit_only(peer):
+        peer.greet(newest=4)
+        while isinstance(request := peer.receive(), requests.Submit):
+            peer.send(Submitted(request.id, [9]))
+
+    def greet_only(peer):
+        peer.greet(newest=4)
+
+    with tempfile.TemporaryDirectory(prefix="bgd-") as folder, ThreadPoolExecutor() as pool:
+        path = Path(folder, "bgd.sock")
+        lost = ScriptedDaemon(str(path), (answer_a_submit_only,))
+        told = pool.submit(finished, folder, words)
+        lost.finish()
+        path.unlink(missing_ok=True)
+        assert not wait({told}, timeout=2.0).done
+        back = ScriptedDaemon(str(path), (greet_only, *[playing(*PLAIN)] * streams))
+        code, output, errors = told.result(DEADLINE)
+        back.finish()
+
+    assert (code, bool(output), errors) == (0, True, "")
 
 
 @pytest.mark.parametrize("words", [["run", "true"], ["list"], ["wait", "9"], ["logs", "9"]])
