@@ -50,13 +50,21 @@ Counts = dict[str, int]
 
 def count_all() -> Counts:
     """Return all counts, by the names in the table of bounds; without strace those of system calls lack."""
+    with started_daemon() as daemon:  # of its own: its jobs would make the database of the others larger
+        counts = count_modules(daemon)
+    with started_daemon() as daemon:
+        # in this order, so that the daemon has nothing left to do when it is to be idle
+        return counts | count_function_calls() | count_workloads(daemon) | count_reused_jobs(daemon)
+
+
+@contextmanager
+def started_daemon() -> Iterator[CountedDaemon]:
+    """Yield a private daemon, which ends with the block."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         daemon = CountedDaemon(Path(folder))
         daemon.start()
         try:
-            # in this order, so that the daemon has nothing left to do when it is to be idle
-            counts = count_modules(daemon) | count_function_calls() | count_workloads(daemon)
-            return counts | count_reused_jobs(daemon)
+            yield daemon
         finally:
             daemon.stop()
 
