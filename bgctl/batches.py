@@ -186,5 +186,5 @@ def _row(view: BatchView, now: float) -> tuple[str, ...]:
 
 def _ended(view: BatchView, now: float) -> str:
     if view.finished_at is None and not view.is_whole:
-        return "no: more jobs may come"
-    return "no" if view.finished_at is None else local_time(view.finished_at, now)
+        return "not yet: more jobs may come"
+    return "not yet" if view.finished_at is None else local_time(view.finished_at, now)

@@ -63,7 +63,7 @@ def test_a_batch_that_was_interrupted_stays_open_until_it_is_resumed(daemon):
     lines = ["batch", "--name", "halves", "--joblog", "halves.log", "--then", "true", "--ndjson"]
     good = '{"argv": ["true"]}\n'
     assert daemon.bgctl(*lines, read=good + "{\n").returncode != 0
-    assert "no: more jobs may come" in daemon.bgctl("batch", "show", "halves").stdout
+    assert "not yet: more jobs may come" in daemon.bgctl("batch", "show", "halves").stdout
 
     daemon.bgctl(*lines, "--resume", read=good + good)
 
