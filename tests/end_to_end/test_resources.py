@@ -152,8 +152,10 @@ def test_a_limit_by_key_is_kept_over_a_kill_of_bgd_and_explained(daemon, client)
     assert again.refresh().limit == ("a=b", 3)
     daemon.bgctl("edit", str(again.id), "--limit", "a=b=1", "--on-limit", "skip")
     assert (again.refresh().limit, again.view.on_limit) == (("a=b", 1), "skip")
-    daemon.bgctl("edit", str(again.id), "--unset", "limit")
-    assert again.refresh().limit is None
+    refused = daemon.bgctl("edit", str(again.id), "--unset", "limit")
+    assert refused.stderr == "bgctl: on_limit needs a limit: it says what happens if the limit is reached\n"
+    daemon.bgctl("edit", str(again.id), "--unset", "limit", "--unset", "on-limit")
+    assert (again.refresh().limit, again.view.on_limit) == (None, None)
 
 
 # --- keys -------------------------------------------------------------------------------------------------
