@@ -38,7 +38,7 @@ QUESTIONS = {
     "running": Question(rounds=None),
     "disk": Question(rounds=None),
     "prune": Question(rounds=None, is_usual=False),
-    "steps": Question(rounds=3, is_usual=False),
+    "steps": Question(rounds=3),
 }
 
 
