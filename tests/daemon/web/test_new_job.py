@@ -141,6 +141,19 @@ def test_only_a_login_that_may_write_submits(daemon, client):
 
 
 @needs_chromium
+def test_what_is_typed_before_the_script_arrives_is_shown_too(client, tab):
+    scripts = []
+    tab.route("**/new-job*.js*", lambda route: scripts.append(route))  # noqa: PLW0108 - asked for attributes
+    tab.goto(client.login_link())
+    tab.wait_for_url("**/job-logs")
+    tab.click("text=New job")
+    tab.fill("textarea", "echo 'second run'")
+    assert tab.locator("#words li").count() == 0
+    scripts[0].continue_()
+    expect(tab.locator("#words li")).to_have_text(["echo", "second run"])
+
+
+@needs_chromium
 def test_a_person_runs_a_job_again_with_other_arguments(client, tab):
     earlier = client.submit(["echo", "first", "run"]).wait(timeout=DEADLINE)
     tab.goto(client.login_link())

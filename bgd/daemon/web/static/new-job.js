@@ -25,6 +25,8 @@ job.addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(showWords, WAIT);
 });
+// typed before this script had arrived, or brought back by the browser
+if ([...job.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue)) showWords();
 
 job.addEventListener("submit", async (sent) => {
   if (sent.submitter?.name !== "submit") return; // the page is loaded again, as without script
