@@ -244,7 +244,7 @@ class HttpConnection(asyncio.Protocol):
             self._give_up(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in bgd: see the daemon's log"))
 
     def _give_up(self, response: HttpResponse) -> None:
-        """Answer why there is no page; break a page off that is half sent, so that the client sees that."""
+        """Send this instead of a page; cut the connection if a part of the page is already sent."""
         if self._is_begun:
             logger.error("an answer to a browser was cut off")
             self._transport.abort()

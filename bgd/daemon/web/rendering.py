@@ -71,7 +71,7 @@ def local_time(at: float) -> str:
 
 
 def time_in_zone(at: float, name: str) -> str:
-    """Return an instant as time of a zone; as local time if there is no such zone any more."""
+    """Return an instant in this time zone, or in local time if the zone no longer exists."""
     try:
         zone = timezones.zone(name)
     except LookupError:

@@ -185,7 +185,7 @@ HREFS = "links => links.map(link => link.getAttribute('href'))"  # some links ar
 
 
 def below(proxy, links, page):
-    """Return the addresses that these links of a page lead to, all of which have to be below the base."""
+    """Return the addresses of these links, and check that all of them are below the base."""
     found = [urljoin(page, html.unescape(link)) for link in links]
     assert all(link.startswith(f"{proxy.origin}{BASE}/") for link in found), found
     return [link.partition("#")[0] for link in found]

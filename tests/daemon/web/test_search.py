@@ -229,7 +229,7 @@ class NoFrame:
 
 @pytest.fixture
 async def stored(store, logs, monkeypatch):
-    """A site with six jobs, each of which has a log; searches are silent even if they are slow."""
+    """A site with six jobs that each have a log; slow searches send no signs of life."""
     monkeypatch.setattr(web_search, "SIGN_OF_LIFE", DEADLINE)
     await put(store, *(new(number, name=f"job <{number}>") for number in range(1, 7)))
     for number in range(1, 7):
