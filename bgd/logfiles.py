@@ -302,7 +302,11 @@ def _open(path: Path) -> int | None:
 
 
 def open_log(path: Path | str) -> int:
-    """Return a descriptor of a file that belongs to a log; raise OSError if it is no regular file."""
+    """Open a file of a log for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
     # O_NONBLOCK: something in the place of a log, such as a FIFO, must not block a thread forever
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -13,7 +13,7 @@ from bgd.core.job import ACTIVE, FINAL, JobId, State
 
 BatchId = NewType("BatchId", int)
 
-_STALE = 1_000  # runs of jobs beyond twice as many as there were, before those of ended batches are dropped
+_STALE = 1_000  # drop the runs of ended batches once there are twice as many runs as last time, and this many
 
 
 class BatchEvent(StrEnum):

@@ -44,7 +44,12 @@ CLOSED = BreakerState()
 
 _FAILURES = frozenset(
     {
-        *(Outcome.EXIT, Outcome.SIGNAL, Outcome.TIMEOUT, Outcome.NOT_STARTED, Outcome.OOM, Outcome.LOG_LIMIT),
+        Outcome.EXIT,
+        Outcome.SIGNAL,
+        Outcome.TIMEOUT,
+        Outcome.NOT_STARTED,
+        Outcome.OOM,
+        Outcome.LOG_LIMIT,
         Outcome.ERROR,
     }
 )

@@ -57,12 +57,12 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tries now. `ahead`: queued jobs that start before it, for LIMIT those with its key, counted up to
     MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher, what the machine
     lacks, why its process cannot start yet, or why it has no node, in Slurm's own words. `limit`: the
-    configured rate of its queue; for SHARE its weight, for
-    example "1 of 3". `at`: when the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`,
-    `queues`: what it waits for, up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold
-    the slots or tokens, up to MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each;
-    `suspended`: those of them that are. `head`: the job before it that starts next; it needs `head_wants`
-    slots, more than are free, and so holds back all others.
+    configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when the wait ends, epoch
+    time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for, up to MAX_NAMED of
+    them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to MAX_HOLDERS of them,
+    and `other_holders` more; `held`: the tokens of each; `suspended`: the suspended ones among them. `head`:
+    the job before it that starts next; it needs `head_wants` slots, more than are free, and so holds back all
+    others.
     """
 
     cause: Cause

@@ -138,8 +138,8 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
     are. Each is spread by plus or minus the share `jitter`. `rerun` None: rerun an attempt whose outcome was
     lost only if `retries` > 0. `retry_on` and `no_retry_on` are as in a JobSpec. `on_exceptions`: what
     follows an exception, unless the job decides. `has_follow_ups`: whether another job may follow the end.
-    `retry_until`: seconds from the submit in which the job is retried however often; `ends_at`: that instant
-    in epoch time. `breaker`: the pattern of [classes] that pauses calls like this one after failures.
+    `retry_until`: seconds after the submit in which the number of retries has no limit; `ends_at`: when they
+    end, in epoch time. `breaker`: the pattern of [classes] that pauses calls like this one after failures.
 
     The database holds it as an array, so the order of its fields stays.
     """
@@ -189,8 +189,8 @@ class Conditions(Struct, frozen=True, kw_only=True, gc=False):
     `at`: do not start before this epoch time. `expires`: when the first attempt must have started, on the
     elapsed clock. `after`, `after_any`: unfinished jobs that must succeed first, or only finish. `target`:
     what a notification is for; it takes one at a time. `limit`: what it takes a place of while it runs.
-    `frees_key_at_start`: another job may have its `key` once its first attempt has started. `key_for`: for so
-    many seconds after its end none may, unless it is cancelled.
+    `frees_key_at_start`: another job may have its `key` once its first attempt has started. `key_for`: it
+    keeps its `key` for this many seconds after its end, unless it is cancelled.
     """
 
     at: float | None = None

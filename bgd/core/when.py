@@ -30,8 +30,10 @@ class Kind(StrEnum):
 
 
 Rule = Pattern | int | None
-"""Times of the wall clock; or so many seconds apart, at their multiples since 1970-01-01 00:00 UTC, so that a
-restart shifts nothing; or None: once for each boot of the machine (`@reboot`), and no instant is ever due."""
+"""When a schedule runs, before its delay is added.
+
+A Pattern: at these times of the wall clock. An int: every so often, in seconds, counted from 1970-01-01 00:00
+UTC, so that a restart shifts nothing. None: at each boot of the machine (`@reboot`), at no instant."""
 
 
 class When(Struct, frozen=True, kw_only=True, gc=False):

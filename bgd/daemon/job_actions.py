@@ -92,10 +92,10 @@ class JobActions:
     # --- new jobs -------------------------------------------------------------------------------------
 
     def check(self, specs: Sequence[JobSpec], lines: Sequence[int] = (), what: str = "batch") -> None:
-        """Check the specs of new jobs; of several, the message says which one cannot be a job.
+        """Check the specs of new jobs. If there are several, the message names the invalid one.
 
-        If they wait for others, `check_dependencies` is for that. `lines`: their numbers in a batch, for
-        the message. `what`: what it calls them all.
+        `check_dependencies` checks the jobs that they wait for. `lines`: their numbers in a batch, for the
+        message. `what`: what the message calls them all.
 
         Raises:
             Refused: a spec is not valid, or the configuration does not allow it.
@@ -114,7 +114,7 @@ class JobActions:
                 raise type(error)(f"{where}: {error}") from error
 
     def _check_spec(self, spec: JobSpec, *, has_key: bool = False) -> None:
-        """Check a spec; `has_key`: the key of its limit is no template any more."""
+        """Check a spec. `has_key`: the key of its limit already has the arguments in it."""
         if (problem := problem_with(spec)) is not None:
             raise Refused(problem)
         if self._supervisor.is_draining:
@@ -141,7 +141,7 @@ class JobActions:
         self._supervisor.dispatcher.check_limits(spec)
 
     def check_chain(self, specs: Sequence[JobSpec]) -> None:
-        """Check the specs of a chain, each of which waits for the one before it.
+        """Check the specs of a chain, in which each job waits for the previous one.
 
         Raises:
             Refused, Full: as `check` and `check_dependencies`.

@@ -16,7 +16,7 @@ from tests.faults.figures import record, times
 from tests.support import DEADLINE, Daemon, serving
 
 KILLS = times(300, 4)
-LAUNCHERS = 4  # of so many kills one is of the launcher, too
+LAUNCHERS = 4  # every fourth kill also kills the launcher
 JOBS = times(300, 40)  # of each batch
 LONGEST = 0.25  # seconds between two kills
 WAYS = ("true", "exit 3", "sleep 0.01", "sleep 0.05; exit 4")
