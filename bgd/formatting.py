@@ -215,7 +215,14 @@ def _failure_in_words(view: JobView) -> str:
             return _NOT_STARTED.get(kind, kind) or outcome_in_words(view)
         case None | Outcome.CANCELLED | Outcome.SUCCEEDED | Outcome.SNOOZED:
             return State.FAILED
-        case _:
+        case (
+            Outcome.TIMEOUT
+            | Outcome.LOG_LIMIT
+            | Outcome.INTERRUPTED
+            | Outcome.REFUSED
+            | Outcome.OOM
+            | Outcome.UNKNOWN
+        ):
             return outcome_in_words(view)
 
 
@@ -251,8 +258,18 @@ def outcome_in_words(ended: Ended) -> str:
             return "out of memory"
         case Outcome.UNKNOWN:
             return "outcome unknown"
-        case outcome:
-            return outcome.replace("_", " ")
+        case (
+            Outcome.SUCCEEDED
+            | Outcome.TIMEOUT
+            | Outcome.CANCELLED
+            | Outcome.INTERRUPTED
+            | Outcome.NOT_STARTED
+            | Outcome.LOG_LIMIT
+            | Outcome.REFUSED
+            | Outcome.ERROR
+            | Outcome.SNOOZED
+        ):
+            return ended.outcome.replace("_", " ")
 
 
 def reason_in_words(view: JobView) -> str:
@@ -269,7 +286,7 @@ def reason_in_words(view: JobView) -> str:
             return f"after {number_ranges(view.waits_for)}" if view.waits_for else ""
         case State.RUNNING | State.CANCELLED:
             return "" if words == view.state else words
-        case _:
+        case State.SCHEDULED | State.QUEUED | State.HELD | State.STOPPING | State.SUCCEEDED:
             return ""
 
 
