@@ -18,10 +18,6 @@ class BreakerRule(Struct, frozen=True):
     failures: Rate
     pause_for: float
 
-    def in_words(self) -> str:
-        """Return why calls are paused, for users."""
-        return f"paused after {self.failures.text.replace('/', ' in ')}"
-
 
 class BreakerState(Struct, frozen=True, omit_defaults=True):
     """The latest failures of the calls of a class, and their pause; instants are on the elapsed clock.

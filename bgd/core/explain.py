@@ -137,10 +137,15 @@ def words_of(reason: Reason) -> str:
 
 
 def _words_of_breaker(reason: Reason) -> str:
-    paused = f"for calls to {reason.subject}, paused after {(reason.limit or '').replace('/', ' in ')}"
+    paused = f"for calls to {reason.subject}, {paused_after(reason.limit or '')}"
     if reason.at is None:
         return f"{paused}: job {reason.head} tries now"
     return f"{paused}: job {reason.head} tries first, not before" if reason.head else f"{paused}, until"
+
+
+def paused_after(failures: str) -> str:
+    """Return why calls are paused, for example "paused after 3 failures in 10m" for "3 failures/10m"."""
+    return f"paused after {failures.replace('/', ' in ')}"
 
 
 def _words_of_tokens(reason: Reason) -> str:

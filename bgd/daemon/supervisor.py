@@ -18,7 +18,7 @@ from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
@@ -508,7 +508,7 @@ class Supervisor:
             is_configured = pattern in breakers.rules  # a reload may have taken it away
             if is_pause is not None and is_configured and self.notify_rules:
                 target = self.config.classes[pattern].options.get("notify")
-                why = breakers.rules[pattern].in_words() if is_pause else None
+                why = paused_after(breakers.rules[pattern].failures.text) if is_pause else None
                 transaction.notify_facts.append(fact_of_calls(pattern, target, at.wall, why))
 
     def _end_attempt(self, end: AttemptEnd) -> None:

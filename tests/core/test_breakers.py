@@ -228,7 +228,3 @@ def test_a_call_that_leaves_the_queue_is_forgotten(scheduler):
 
     assert scheduler.get(job) is None
     assert scheduler.breakers.state(APP).trial is None
-
-
-def test_a_rule_says_in_words_why_calls_are_paused():
-    assert RULE.in_words() == "paused after 3 failures in 10m"
