@@ -70,7 +70,7 @@ async def test_a_pause_outlives_the_daemon(config, launcher):
         assert (reason.subject, reason.head) == (PATTERN, waiting)
 
 
-async def test_a_pause_and_its_end_are_told_once(config, launcher):
+async def test_a_pause_is_told_once(config, launcher):
     async with served(config, launcher) as life:
         await fail(life, launcher)
         [message] = await messages(life)
@@ -80,6 +80,22 @@ async def test_a_pause_and_its_end_are_told_once(config, launcher):
             None,
         )
         assert message.reason == "paused after 2 failures in 10m"
+
+
+async def test_calls_that_work_again_are_told_once(launcher, folder):
+    rest = CLASSES.replace(
+        'pause_after = "2 failures/10m"', 'pause_after = "2 failures/10m"\npause_for = "1ms"'
+    )
+    async with served(configure(folder, rest=rest), launcher) as life:
+        await fail(life, launcher)
+        for _ in range(2):
+            key = await life.launched(CALL)
+            launcher.say(replace(end(key), result=b'{"ok":null}'))
+            await launcher.hear(Acknowledge)
+
+        events = [(message.event, message.subject) for message in await messages(life)]
+        calls = f"calls to {PATTERN}"
+        assert events == [(NotifyEvent.FAILED, calls), (NotifyEvent.RECOVERED, calls)]
 
 
 async def test_a_pause_whose_class_leaves_the_configuration_before_it_is_saved_is_not_told(
