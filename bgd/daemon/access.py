@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from bgd.config import Config, no_target
 from bgd.core.conditions import expires_first
@@ -26,7 +26,7 @@ from bgd.core.target import (
     patterns_for,
 )
 from bgd.errors import Full, NotAllowed, Refused, nearest
-from bgd.mounts import Mounts
+from bgd.mounts import own_mounts
 from bgd.values import ANY_COMMAND
 from bgd.wire.class_jobs import problem_with_arguments, with_results
 
@@ -236,16 +236,11 @@ def _where_is(target: Target, config: Config) -> str:
     name = module.replace(".", "/")
     for folder in config.python.path:
         places = [os.path.join(folder, name), os.path.join(folder, f"{name}.py")]  # noqa: PTH118
-        if not _mounts().folder_that_may_hang(folder) and any(map(os.path.exists, places)):
+        if not own_mounts().folder_that_may_hang(folder) and any(map(os.path.exists, places)):
             return f"; {module} is on [python] path, in {folder}"
     return (
         f"; {module} is not on [python] path: add its folder there, unless the interpreter has it installed"
     )
-
-
-@cache
-def _mounts() -> Mounts:
-    return Mounts()
 
 
 def _check_runner(target: RunnerTarget, spec: JobSpec, config: Config) -> None:

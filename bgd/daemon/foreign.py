@@ -15,7 +15,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from bgd.daemon.threads import run_to_completion
-from bgd.mounts import Mounts
+from bgd.mounts import own_mounts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,12 +35,11 @@ class ForeignFolders:
     """
 
     def __init__(self) -> None:
-        self._mounts = Mounts()
         self._late: dict[str, list[subprocess.Popen[bytes]]] = {}  # by folder
 
     def may_hang(self, folder: str) -> bool:
         """Return whether a call on a folder may never end."""
-        return self._mounts.folder_that_may_hang(folder) is not None
+        return own_mounts().folder_that_may_hang(folder) is not None
 
     async def call(self, folder: str, function: Callable[P, R], /, *args: P.args, **options: P.kwargs) -> R:
         """Call a module's function that touches `folder`, and return its result.

@@ -32,7 +32,7 @@ from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner
 from bgd.launcher.supervisors import SupervisorChannel, SupervisorConnection, Supervisors
 from bgd.launcher.sweep import LauncherBusy, bind, check_predecessor_ended, sweep, take_lock, write_lock_pid
-from bgd.mounts import Mounts
+from bgd.mounts import own_mounts
 from bgd.paths import obstacle_at
 from bgd.streams import open_closed_streams, use_utf_8
 from bgd.systemd import ServiceManager
@@ -158,7 +158,7 @@ def _context(
     delegated = delegation(f"bgd-{name}")
     writer = read_process(os.getpid())
     journal = Journal(state / _JOURNAL, f"{boot_id()}:{name}", left, delegated.path, writer)
-    mounts = Mounts()
+    mounts = own_mounts()
     scanner = Scanner(group, mounts, children)
     return Context(
         group=group,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -39,8 +40,12 @@ HISTORIES = 100
 BATCHED = 20  # histories with batches
 
 
-def test_histories_pass_all_checks():
+def test_histories_pass_all_checks_and_leave_no_file_open():
+    run_all(range(1))  # opens what the process needs only once
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
     run_all(range(HISTORIES))
+    assert len(list(descriptors.iterdir())) <= before
 
 
 def test_a_seed_repeats_the_same_history():
