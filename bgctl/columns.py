@@ -1,4 +1,4 @@
-"""A list of jobs for programs: all columns, with the words that they compare.
+"""The list of jobs as programs read it: all columns, aligned, with states as plain words.
 
 This module imports next to nothing, because `bgctl list` starts with it.
 """

@@ -398,7 +398,7 @@ def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
 
 
 def _text_type(name: str, kind: Any, rule: str, read: Callable[[str], Any] = str) -> Parsed:
-    """Return the type of texts that `read` makes a value of this kind of; `rule` says which."""
+    """Return the type of options whose text `read` turns into a value of this kind; `rule` explains them."""
     return Parsed(name, text_reader(kind, rule, read))
 
 

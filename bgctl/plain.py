@@ -29,13 +29,13 @@ _LONGEST_ID = 18  # digits
 
 
 class Begun:
-    """What was done for a command line, for the client to go on.
+    """What has been done for a command line, so that the client can go on.
 
     Attributes:
         sent: the token of a submit that was not answered, and the newest job that the daemon knew.
         job: the job that was queued; `run` follows it.
-        shown: the attempt whose output was shown, and where the rest begins; None: nothing was.
-        is_interrupted: Ctrl-C was typed meanwhile.
+        shown: the attempt whose output was shown, and where the rest begins; None: nothing was shown.
+        is_interrupted: Ctrl-C was typed before the end.
         is_lost: the daemon hung up while it was asked; it may be restarting.
     """
 

@@ -91,7 +91,7 @@ class Daemon:
 
 
 def own_socket() -> str:
-    """Return the socket of the caller's own daemon; raise Unusual if something may say where that is."""
+    """Return the socket of the caller's own daemon; raise Unusual if it may be set to another place."""
     home = os.environ.get("HOME", "").rstrip("/")
     decisive = (OWN_PREFIX, "XDG_CONFIG_HOME", "XDG_STATE_HOME")
     is_told = any(name.startswith(decisive) for name in os.environ)
@@ -101,6 +101,7 @@ def own_socket() -> str:
 
 
 # --- messages ---------------------------------------------------------------------------------------------
+# bgd_job has the like: it comes to jobs without bgd, also to those of Python 3.9, and importing it takes long
 
 
 def frame(message: dict[str, object]) -> bytes:

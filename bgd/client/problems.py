@@ -86,7 +86,7 @@ def _shown(value: object) -> str:
 
 
 def no_option(name: str, allowed: AbstractSet[str]) -> str:
-    """Return that there is no such option, and which of the allowed ones is probably meant."""
+    """Return the error message for an unknown option; it suggests the allowed one that is probably meant."""
     known = _ELSEWHERE.get(name)
     told = f"write {known}" if known in allowed else nearest(name, allowed)
     return f"no option {name!r}: {told}"
@@ -110,4 +110,4 @@ _ELSEWHERE = {
     "unique": "key",
     "unique_for": "key_for",
 }
-"""Options of Celery, RQ, Laravel, Oban and Django, with ours."""
+"""bgd's names for options of Celery, RQ, Laravel, Oban and Django."""

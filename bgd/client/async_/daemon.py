@@ -1,4 +1,4 @@
-"""What a client asks of the daemon as a whole: its slots and queues, its events and figures, its end."""
+"""Requests about the daemon as a whole: slots and queues, events and figures, shutdown."""
 
 from __future__ import annotations
 

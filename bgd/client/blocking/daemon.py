@@ -1,5 +1,5 @@
 # Generated from bgd/client/async_/daemon.py by `make client`: edit that file.
-"""What a client asks of the daemon as a whole: its slots and queues, its events and figures, its end."""
+"""Requests about the daemon as a whole: slots and queues, events and figures, shutdown."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Order(models.Model):
-    """An order of somebody; `task` is the id of the latest confirmation."""
+    """An order; `task` is the id of the latest task that confirms it."""
 
     address = models.EmailField()
     is_confirmed = models.BooleanField(default=False)

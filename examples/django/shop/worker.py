@@ -1,4 +1,4 @@
-"""What bgd imports before the tasks, by [python] preload: it sets Django up, as wsgi.py does for a server."""
+"""Sets Django up, as wsgi.py does for a server: bgd imports this before the tasks, see [python] preload."""
 
 import os
 
