@@ -157,7 +157,7 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._farewell: Callable[[bytes], bytes] | None = None  # to open pages
         self._is_input_done = False  # whatever else comes is ignored
-        self._is_begun = False  # to be answered with a page
+        self._is_begun = False  # a page may be sent in part
         self._is_answered = False  # the client may hang up
         self._is_at_eof = False  # the client sends no more
         self._writable = asyncio.Event()
@@ -235,21 +235,22 @@ class HttpConnection(asyncio.Protocol):
                 self._farewell = page.farewell
             await self._send(page, request)
         except RequestRefused as error:
-            self._give_up(error.response)
+            self._give_up(error)
         except (BgdError, OSError) as error:  # the store or a log cannot be read
             logger.error("a page cannot be shown: %s", error)  # noqa: TRY400 - it says what is wrong, and where
-            self._give_up(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
+            self._give_up(RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
         except Exception:  # one page must not end what serves all others
             logger.exception("a bug, in the answer to a browser")
-            self._give_up(refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug in bgd: see the daemon's log"))
+            message = "a bug in bgd: see the daemon's log"
+            self._give_up(RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, message))
 
-    def _give_up(self, response: HttpResponse) -> None:
-        """Send this instead of a page; cut the connection if a part of the page is already sent."""
+    def _give_up(self, why: RequestRefused) -> None:
+        """Send the reason instead of a page; cut the connection if a part of the page is already sent."""
         if self._is_begun:
-            logger.error("an answer to a browser was cut off")
+            logger.error("an answer to a browser was cut off: %s", why)
             self._transport.abort()
         else:
-            self._refuse(response)
+            self._refuse(why.response)
 
     async def _send(self, page: PageResponse, request: HttpRequest) -> None:
         self._is_begun = True

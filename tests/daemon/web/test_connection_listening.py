@@ -1,16 +1,25 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import stat
+from contextlib import suppress
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bgd.daemon.launching import Held
+from bgd.daemon.web import connection
+from bgd.daemon.web.connection import WebServer
 from bgd.daemon.web.listening import SECRET_BYTES, Listening, listen
+from bgd.daemon.web.responses import PageResponse
 from bgd.errors import ConfigError
 from bgd.values import MAX_PORT, TcpAddress, UnixAddress
+from bgd.wire.http import HttpResponse, RequestRefused
 
 
 @pytest.fixture
@@ -190,3 +199,30 @@ def test_a_missing_folder_is_reported(folder):
     with pytest.raises(ConfigError, match="No such file or directory"):
         listen(UnixAddress(f"{folder}/gone/http.sock"), 1)
     assert os.umask(umask) == umask
+
+
+async def test_a_page_that_fails_halfway_is_cut_off_and_the_log_says_why(monkeypatch, caplog):
+    async def chunks():
+        yield b"half"
+        raise RequestRefused(HTTPStatus.NOT_FOUND, "the rest is gone")
+
+    async def answer(*_: object) -> PageResponse:
+        return PageResponse(HttpResponse(body=None), chunks())
+
+    monkeypatch.setattr(connection, "answer", answer)
+    opened = listen(TcpAddress("127.0.0.1", 0), 1)
+    received = bytearray()
+    async with asyncio.TaskGroup() as tasks:
+        site: Any = SimpleNamespace(tasks=tasks)
+        server = WebServer(site)
+        await server.start(opened.sockets)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(opened))
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with suppress(ConnectionResetError):
+            while data := await reader.read(1024):
+                received += data
+        writer.close()
+        server.close()
+
+    assert not received.endswith(b"0\r\n\r\n")  # the end of a whole answer
+    assert "an answer to a browser was cut off: the rest is gone" in caplog.text
