@@ -153,7 +153,7 @@ class LiveViews:
         read: Callable[[], Awaitable[dict[str, Any]]],
         subscribe: Callable[[], AbstractContextManager[Subscription]] | None = None,
     ) -> PageResponse:
-        """Return the page at this address, or the updates of it, if the path asks for these; as `stream`."""
+        """Return the page at this address, or its updates as of `stream` if the path ends with LIVE."""
 
         async def build() -> Snapshot:
             return layout.snapshot(await read())

@@ -21,7 +21,7 @@ from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import BUTTONS, states_acted_on
 from bgd.daemon.web.finding import Count, ListPage, count, find_page
-from bgd.daemon.web.live import LIVE, Layout, Snapshot
+from bgd.daemon.web.live import Layout
 from bgd.daemon.web.queries import (
     ListQuery,
     list_query,
@@ -62,17 +62,17 @@ async def jobs(site: Site, request: HttpRequest) -> PageResponse:
     if re.fullmatch(_JOB, typed) and await site.store.read(read.view, JobId(int(typed))) is not None:
         to = ("Location", f"{site.authenticator.base}/job-logs/{typed}")
         return PageResponse(HttpResponse(status=HTTPStatus.SEE_OTHER, headers=(to,)))
-    return await site.views.page(_LAYOUT.template, list_values(site, query), list_url(query, LIVE))
+    return await _show(site, request, query)
 
 
 async def jobs_live(site: Site, request: HttpRequest) -> PageResponse:
     """Return the stream of changes of a list."""
-    query = list_query(request.query)
+    return await _show(site, request, list_query(request.query))
 
-    async def build() -> Snapshot:
-        return _LAYOUT.snapshot(await list_values(site, query))
 
-    return site.views.stream(request, list_url(query), build, partial(watch_jobs, site))
+async def _show(site: Site, request: HttpRequest, query: ListQuery) -> PageResponse:
+    values, subscribe = partial(list_values, site, query), partial(watch_jobs, site)
+    return await site.views.show(request, _LAYOUT, list_url(query), values, subscribe)
 
 
 @contextmanager
