@@ -14,7 +14,7 @@ import bgd
 from bgd import timezones
 from bgd.brief import short_duration
 from bgd.core.filters import exact_name
-from bgd.core.job import FINAL, WAITING
+from bgd.core.job import ACTIVE, FINAL, WAITING
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.queries import ListQuery, list_url
@@ -49,7 +49,8 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
     for each in (*durations, local_time, time_in_zone, iso_time, format_size, exact_name, strip):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
-    environment.globals |= {"FINAL": FINAL, "WAITING": WAITING, "NOTIFICATION_QUEUE": NOTIFICATION_QUEUE}
+    environment.globals |= {"ACTIVE": ACTIVE, "FINAL": FINAL, "WAITING": WAITING}
+    environment.globals["NOTIFICATION_QUEUE"] = NOTIFICATION_QUEUE
     environment.globals["base"] = base
     environment.globals["bgd_version"] = bgd.__version__
     environment.globals["has_proxy_users"] = has_proxy_users
