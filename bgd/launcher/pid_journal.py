@@ -21,7 +21,7 @@ class PidJournal:
     """Record first processes for the sweep, which can also work with mark and pipe alone."""
 
     def __init__(self, group: asyncio.TaskGroup, scanner: Scanner, journal: Journal) -> None:
-        self._loop = asyncio.get_running_loop()  # found once, because to find it takes a system call
+        self._loop = asyncio.get_running_loop()  # kept, because finding it takes a system call
         self._group = group
         self._scanner = scanner
         self._journal = journal

@@ -388,8 +388,8 @@ def open_input(folder: str, path: str, flags: int = 0) -> int:
     """
 
     def why(error: OSError | ValueError) -> str:
-        is_named = isinstance(error, OSError)
-        return no_input_problem(path, reason_of(error) if is_named else "no file can have this name")
+        reason = reason_of(error) if isinstance(error, OSError) else "no file can have this name"
+        return no_input_problem(path, reason)
 
     with explained(why):
         # relative to the process's own folder

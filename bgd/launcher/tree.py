@@ -123,7 +123,7 @@ class Ladder:
         return living
 
     async def _wait_for_deaths(self, processes: list[Process], until: asyncio.Future[None]) -> None:
-        """Wait until these processes have ended, or `until` is done; not long if descriptors are short."""
+        """Wait until these processes have ended or `until` is done, or briefly if descriptors are short."""
         try:
             for process in processes if self._reached_all else ():
                 if (pidfd := open_pidfd(process)) is not None:

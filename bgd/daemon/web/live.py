@@ -69,7 +69,7 @@ def row_parts(rows: list[dict[str, Any]], template: str, *, has_version: bool = 
 
 
 class Layout(Struct, frozen=True):
-    """How a page is made from its values, and its parts again when these change.
+    """How a page is rendered from its values, and which parts are rendered again when these change.
 
     Attributes:
         template: of the page.

@@ -50,10 +50,10 @@ class Site:
         self.actions = actions
         self.schedules = schedules
         self.tasks = tasks
-        self.shared: dict[str, SharedStream] = {}  # one connection for each browser, by their names
+        self.shared: dict[str, SharedStream] = {}  # by name: the connection of each browser
         self.views = LiveViews(tasks, supervisor, store, seals)
         self.threads = LogThreads()
-        self.searches: dict[LogsSearch, str] = {}  # of all logs, that go on; the cookies of their browsers
+        self.searches: dict[LogsSearch, str] = {}  # that run, with the cookies of their browsers
         self.usual_times = UsualTimes()
         self.usage = UsageWatch(supervisor, tasks)
         self._reading = asyncio.Lock()

@@ -58,7 +58,7 @@ def progress_bar(view: JobView) -> tuple[float | None, str] | None:
 
 
 def attempts_text(view: JobView) -> str:
-    """Return how many attempts there were, of how many if retries are counted, not timed."""
+    """Return the number of attempts, and the most there can be unless only a time limits retries."""
     if view.retry_until is not None:
         return str(view.attempt)
     return f"{view.attempt} of {max(view.attempt, view.retries + 1)}"

@@ -32,7 +32,7 @@ def browser(daemon: Daemon) -> Browser:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[tuple[BrowserContext, asyncio.AbstractEventLoop]]:
-    """A context of a browser, and their event loop, which looks stopped to tests that have their own."""
+    """A browser context and its event loop, which is hidden from tests that run their own."""
     with chromium() as browser:
         context = browser.new_context()
         context.set_default_timeout(1000 * DEADLINE)
