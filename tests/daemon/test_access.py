@@ -3,8 +3,15 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.daemon.access import check_may_run, check_target, check_variables, may_connect
-from bgd.errors import NotAllowed, Refused
+from bgd.daemon.access import (
+    MAX_KEPT_KEYS,
+    check_keys,
+    check_may_run,
+    check_target,
+    check_variables,
+    may_connect,
+)
+from bgd.errors import Full, NotAllowed, Refused
 from tests.daemon.harness import command, configure
 
 DAEMON = 1000
@@ -186,3 +193,11 @@ def test_a_target_that_is_not_configured_is_refused_with_those_that_are(folder):
 
     with pytest.raises(Refused, match=r"^there is no \[notify.zzz\]; configured: boss, night$"):
         check_target("zzz", targets)
+
+
+def test_the_number_of_keys_that_finished_jobs_have_is_limited():
+    keeping = command(key="site", key_for=10.0)
+    check_keys(keeping, MAX_KEPT_KEYS - 1)
+    check_keys(command(key="site"), MAX_KEPT_KEYS)
+    with pytest.raises(Full, match=r"^1000000 finished jobs still have their keys \(key_for\)"):
+        check_keys(keeping, MAX_KEPT_KEYS)
