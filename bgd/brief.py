@@ -1,4 +1,4 @@
-"""Jobs in a few words, as cells of tables have them.
+"""Jobs in a few words, for the cells of tables.
 
 This module imports next to nothing, because `bgctl list` starts with it.
 """

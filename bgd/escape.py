@@ -12,7 +12,7 @@ _DELETE = "\x7f"
 
 def one_line(text: str) -> str:
     """Return a text, for example a name or an argument, on one line with its special characters visible."""
-    if text.isprintable():  # no special character is
+    if text.isprintable():  # special characters are not
         return text
     import re  # noqa: PLC0415 - few texts need it, and it takes half as long to import as Python to start
 

@@ -182,7 +182,7 @@ class Background(Generic[P, R_co]):
     if not TYPE_CHECKING:
 
         def delay(self, *args, **kwargs):
-            """Refuse what `submit` is in other libraries; the message says what to write."""
+            """Refuse names that other libraries use for `submit`; the message says what to write."""
             from bgd.client.functions import in_words  # noqa: PLC0415 - only for an error
 
             own = background_of(self._function, {})._options  # noqa: SLF001 - of the same class
@@ -196,7 +196,7 @@ class Background(Generic[P, R_co]):
         enqueue = perform_async = perform_later = dispatch = send = delay
 
         def apply_async(self, args=(), kwargs=None, **_):
-            """Refuse what takes the arguments as a list; its options have other names here."""
+            """Refuse what in Celery takes a list of arguments; its options have other names here."""
             self.delay(*args, **kwargs or {})
 
     def _spec(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobSpec:

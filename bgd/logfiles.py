@@ -214,7 +214,7 @@ class LogReader:
 def last_lines(log: str | None, limit: int = MAX_CHUNK) -> tuple[str, ...]:
     """Return the last lines of a log, of at most `limit` bytes, as they can be shown anywhere.
 
-    None if the log is not there. Of a long line the end is kept: where it begins may be a gigabyte away.
+    Return nothing if there is no log. Keep the end of a long line: its beginning may be a gigabyte away.
     """
     data = b"" if log is None else _last_bytes(log, limit)
     if not data:

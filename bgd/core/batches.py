@@ -78,7 +78,8 @@ class Batch(Struct, kw_only=True):
 class Batches:
     """All batches that have not ended, and the jobs in them.
 
-    A batch takes memory only for its runs of consecutive job ids. The end of a job takes one lookup in them.
+    A batch takes memory for each run of consecutive job ids, not for each job. To find the batch of a job
+    takes one lookup in the runs.
 
     Attributes:
         open: batches by id, including ended batches whose jobs are about to run again.

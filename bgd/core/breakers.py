@@ -92,7 +92,7 @@ class Breakers:
         return state.trial is not None or elapsed < state.paused_until
 
     def reason(self, pattern: str, first: tuple[int, JobId] | None, now: Now) -> Reason:
-        """Return why calls are paused; `first`: the job that comes next, behind its priority."""
+        """Return why calls are paused. `first`: the next job, after its negated priority."""
         rule, state = self.rules[pattern].failures, self.state(pattern)
         if state.trial is not None:
             return Reason(cause=Cause.BREAKER, subject=pattern, limit=rule.text, head=state.trial)
@@ -101,13 +101,13 @@ class Breakers:
         return Reason(cause=Cause.BREAKER, subject=pattern, limit=rule.text, head=head, at=at)
 
     def keeps(self, pattern: str, elapsed: float) -> bool:
-        """Return whether a queued job must wait; if so, `take_over` returns the pattern once it can start."""
+        """Return whether a queued job must wait; if so, `take_resumed` returns its pattern afterwards."""
         if not self.is_paused(pattern, elapsed):
             return False
         self.keeping.add(pattern)
         return True
 
-    def take_over(self, elapsed: float) -> list[str]:
+    def take_resumed(self, elapsed: float) -> list[str]:
         """Return, once each, the patterns that kept jobs waiting and now let one start."""
         over = [pattern for pattern in self.keeping if not self.is_paused(pattern, elapsed)]
         self.keeping.difference_update(over)

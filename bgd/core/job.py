@@ -160,7 +160,7 @@ class RetryPolicy(Struct, frozen=True, array_like=True, gc=False, cache_hash=Tru
 
 
 class Rate(Struct, frozen=True):
-    """At most `count` starts within any `seconds`; `text` is its notation, for example "10/1m"."""
+    """A number of starts or failures within any `seconds`; `text` is its notation, for example "10/1m"."""
 
     count: int
     seconds: float

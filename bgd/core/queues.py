@@ -190,7 +190,7 @@ class ReadyQueues:
         for queue in [queue for queue in self._closed if self.starts.is_open(queue, self.now)]:
             self._closed.remove(queue)
             self._promising |= self._lanes.get(queue, set())
-        for breaker in self.breakers.take_over(self.now):
+        for breaker in self.breakers.take_resumed(self.now):
             self._promising |= self._lanes_of(breaker)
 
     def _lanes_of(self, breaker: str) -> set[Lane]:

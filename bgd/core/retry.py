@@ -20,7 +20,7 @@ NOT_WORTH_IT = "not retried after an end of this kind (retry_on, no_retry_on)"
 NO_USE = "not retried: another attempt would not help"
 NO_USE_AFTER = "on_exceptions says that another attempt would not help after {}"
 UNSEEN_TOO_OFTEN = f"given up: the outcome of {MOST_UNSEEN} attempts in a row was lost"
-TOO_LATE = "not retried: the time of retry_until is over"
+TOO_LATE = "not retried: the time limit of retry_until has passed"
 NOT_RERUN = "outcome unknown; only jobs with retries or rerun yes run again"
 
 

@@ -29,7 +29,7 @@ MAX_INSTANT = 253_402_300_799.0  # epoch seconds: the end of the year 9999, the 
 MAX_ID = 2**63 - 1  # of a job: the largest integer of SQLite
 PREVIOUS = 0  # in place of the id of the job before in a chain
 MAX_WAITS = 1_000  # jobs that one job waits for
-MAX_STEPS = 20  # into lists and objects, from the arguments of a job to where a result goes
+MAX_NESTING = 20  # lists and objects in the arguments of a job around the place of a result
 MAX_ALL_WAITS = 1_000_000  # of all jobs together, some 100 bytes of memory each
 MAX_INPUT = 500_000  # bytes of standard input that go with a job: more belongs in a file
 MAX_SLOTS = 10_000
@@ -175,7 +175,7 @@ class Reference(Struct, frozen=True, array_like=True, gc=False):
 
     job: Annotated[int, Meta(ge=PREVIOUS, le=MAX_ID)]
     path: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=MAX_WORK)] | str, ...], Meta(min_length=2, max_length=MAX_STEPS)
+        tuple[Annotated[int, Meta(ge=0, le=MAX_WORK)] | str, ...], Meta(min_length=2, max_length=MAX_NESTING)
     ]
 
 

@@ -101,7 +101,7 @@ def check_keys(spec: JobSpec, kept: int) -> None:
     """
     if spec.key_for is not None and kept >= MAX_KEPT_KEYS:
         raise Full(
-            f"{MAX_KEPT_KEYS} finished jobs have keys (key_for): try again when the time of some is over"
+            f"{MAX_KEPT_KEYS} finished jobs still have their keys (key_for): try again when some have expired"
         )
     if spec.limit is not None and spec.target is not None:
         try:

@@ -83,9 +83,9 @@ class BatchActions:
 
     @asynccontextmanager
     async def reopened(self, token: bytes | None, uid: int) -> AsyncGenerator[None, None]:
-        """Take up the batch of these lines if it has ended: more of them come, unless they are refused.
+        """Reopen the batch of these lines if it has ended; close it again if the new lines are refused.
 
-        None: there are no lines.
+        `token` None: the jobs are not lines of a batch.
 
         Raises:
             NotAllowed, Refused: it belongs to another user, or was cancelled.
@@ -110,14 +110,14 @@ class BatchActions:
         return None if self.is_open(token) else batch
 
     async def recall(self, specs: Mapping[JobId, StoredSpec]) -> None:
-        """Take up the batches of finished jobs that are about to run again, in the same turn of the loop."""
+        """Reopen the batches of finished jobs; the caller runs these again in the same turn of the loop."""
         known = self._supervisor.batches
         ids = {job_id: BatchId(each.spec.batch) for job_id, each in specs.items() if each.spec.batch}
         ended = set(ids.values()) - known.open.keys()
         if ended:
             await self._supervisor.saved()
             for batch in await self._store.read(storage.read_batches, ended):
-                if batch.id not in known.open:  # another request may have taken it up
+                if batch.id not in known.open:  # another request may have reopened it
                     known.put(batch)
         for job_id, batch_id in ids.items():
             if batch_id in known.open:
@@ -144,9 +144,9 @@ class BatchActions:
         return batch.id
 
     async def close(self, request: CloseBatch, uid: int | None = None) -> BatchView:
-        """Let no more jobs be added by the client of a batch, or by anybody; return it once that is on disk.
+        """Close a batch to its client, or with `cancel` to everyone; return it once that is on disk.
 
-        None: the pages ask, which act on the jobs of all users.
+        `uid` None: a page asks, and pages act on the jobs of all users.
 
         Raises:
             NoSuchJob, NotAllowed: it does not exist, or belongs to another user.
@@ -186,7 +186,7 @@ class BatchActions:
                 subscription.changed.clear()
 
     async def _follow(self, due: list[tuple[Batch, BatchEvent]]) -> None:
-        """Submit the jobs that follow batches, in the transaction of what they follow."""
+        """Submit the follow-ups of batches in the transaction of the events that they follow."""
         for batch, event in due:
             new = self._supervisor.transaction.new_batches.get(batch.id)
             spec = await self._store.read(storage.follow_up, batch.id, event) if new is None else new[event]

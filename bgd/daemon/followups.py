@@ -1,4 +1,4 @@
-"""Follow-ups: submits the jobs that follow the ends of others, for the transaction that has these ends."""
+"""Follow-ups: submits a job after the end of another one, in the transaction that stores this end."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def follow(
     submit: Callable[[list[JobSpec], int, dict[str, str] | None], Submission],
     causes: list[SaveJob],
 ) -> None:
-    """Submit the jobs that follow these ends, as the users of those jobs, which were checked for it.
+    """Submit the follow-ups of jobs that have ended, as their users; they were checked at the submit.
 
     `submit`: JobActions.submit.
     """

@@ -48,7 +48,7 @@ LAUNCHER_PATIENCE = 10.0  # seconds without a launcher until its absence is a pr
 GOODBYE_SECONDS = 5.0  # for the last messages to be read
 ALONE_SECONDS = 5.0  # for a launcher to answer a message that is sent alone
 _BACKLOG = 16  # connections
-_ABOUT_USAGE = 0  # the number of the question what attempts use; those about single attempts have others
+_ABOUT_USAGE = 0  # number of the question what attempts use; those about single attempts count from 1
 _RESTART_SECONDS = 2.0  # in which a service manager starts the next launcher
 
 

@@ -15,8 +15,8 @@ from bgd.wire.requests import MAX_STEP_BYTES, GetSteps, SaveStep
 class StepKeepers(Struct):
     """Knows for each running attempt that has steps the process that records them.
 
-    An attempt proves nothing: it is named by its number, as for progress. Whoever may connect may do
-    everything to every job, so this only keeps apart processes of one job and attempts of one job.
+    A request names its attempt only by number, as for progress: anyone who may connect may do everything to
+    every job. So this protects a job only from its own other processes and from its earlier attempts.
 
     Attributes:
         job_of: returns the unfinished job with an id, or None.

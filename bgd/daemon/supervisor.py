@@ -71,8 +71,8 @@ class Supervisor:
         newest_id: the highest job id ever saved, also of jobs that are gone.
         is_draining: whether the daemon is about to exit and starts nothing more.
         notify_rules: what each [notify] target gets messages about.
-        follow: submits the jobs that follow these ends, so that the transaction of the ends has them too.
-        follow_batches: submits the jobs that follow events of batches, for the transaction of these events.
+        follow: submits the follow-ups of jobs that have ended, in the transaction that stores these ends.
+        follow_batches: submits the follow-ups of batches, in the transaction that stores these events.
         on_finished, on_configured, on_facts_saved: called whenever jobs have finished, the configuration has
             changed, or facts for notifications were saved; they must be cheap.
     """
@@ -423,7 +423,7 @@ class Supervisor:
             self.subscriptions.look_soon()
 
     async def _look_first(self) -> None:
-        """Look at the machine, and submit the jobs that follow ends; what ends meanwhile is as early."""
+        """Look at the machine, and submit follow-ups, also for jobs that end meanwhile."""
         if self._machine.is_on:
             self._machine.look()
         while True:

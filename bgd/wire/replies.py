@@ -79,8 +79,7 @@ def runs_of(lines: Iterable[int], jobs: Iterable[int]) -> list[Run]:
 class BatchRuns(Reply, frozen=True, tag="batch"):
     """Some of the jobs of a batch, in the order of its lines.
 
-    `last`: the last line of the whole batch that has been taken; 0: none. `batch`: the id of the
-    batch.
+    `last`: the last line of the whole batch that has been taken; 0: none. `batch`: its id.
     """
 
     runs: list[Run]

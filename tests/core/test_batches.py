@@ -136,7 +136,7 @@ def test_a_retry_reopens_the_counts_and_starts_only_what_has_not_started():
     assert (counts(again), again.finished_at) == ({"succeeded": 1}, 7.0)
 
 
-def test_a_batch_that_was_taken_up_in_vain_is_as_it_was():
+def test_a_batch_that_is_reopened_and_gets_no_jobs_stays_as_it_was():
     scheduler = scheduler_with(batch())
     end(scheduler, submit(scheduler, batch=1))
     due(scheduler)
@@ -149,7 +149,7 @@ def test_a_batch_that_was_taken_up_in_vain_is_as_it_was():
     assert scheduler.batches.open == {}
 
 
-def test_what_changed_is_a_copy_and_has_the_runs_of_new_jobs():
+def test_changed_batches_are_returned_as_copies_with_the_runs_of_new_jobs():
     first, second = batch(1, is_whole=False), batch(2, is_whole=False)
     scheduler = scheduler_with(first, second)
     for number in (1, 1, 2, 1):

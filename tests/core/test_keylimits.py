@@ -38,7 +38,7 @@ def submit_all(scheduler, *limits, **options):
 # --- places -----------------------------------------------------------------------------------------------
 
 
-def test_a_job_waits_for_its_key_and_holds_back_nobody_who_wants_another():
+def test_a_job_waits_for_its_key_and_holds_back_no_job_with_another_key():
     scheduler = make_scheduler(slots=2)
     first, second = submit_all(scheduler, ONE, ONE)
     other, plain = submit_all(scheduler, ("customer:8", 1), None)
@@ -217,7 +217,7 @@ def test_a_job_that_skips_waits_for_its_turn_and_runs_if_its_key_is_free_by_then
     assert scheduler.get(second).state is State.RUNNING
 
 
-def test_a_large_job_that_is_skipped_holds_back_nobody_until_there_are_slots():
+def test_a_large_job_that_is_skipped_does_not_wait_for_slots():
     scheduler = make_scheduler(slots=3)
     submit(scheduler, limit=ONE)
     large, small = skip(scheduler, slots=3), submit(scheduler)
@@ -295,7 +295,7 @@ def test_explain_names_one_holder():
 # --- cost -------------------------------------------------------------------------------------------------
 
 
-def test_keys_that_nobody_uses_are_not_remembered():
+def test_unused_keys_are_not_remembered():
     scheduler = make_scheduler(slots=1)
     jobs = submit_all(scheduler, *((f"customer:{number}", 1) for number in range(100)))
     assert len(uses(scheduler)) == 1

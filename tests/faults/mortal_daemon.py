@@ -19,7 +19,7 @@ from bgd.daemon.storage.write import TransactionWriter
 POINTS = ("within the failure", "after the failure", "within the notification", "after the notification")
 """Before the commit that stores a failure, after it, and the same for the job that tells it."""
 FOLLOW_UP_POINTS = ("before the follow-up", "within the follow-up", "after the follow-up")
-"""Once the end of a job is known, before the commit that stores it and the job that follows, and after it."""
+"""After the end of a job: before its follow-up is submitted, before the commit that stores both, after it."""
 POINT, ARMED = "POINT", "ARMED"  # variables
 
 _save = TransactionWriter.save

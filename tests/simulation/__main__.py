@@ -24,7 +24,7 @@ PORTION = 200  # histories that a process runs at a time
 REPORT_EVERY = 10_000  # histories: all of them take most of an hour
 MAX_FAILURES = 10  # stop after these
 
-# What there is besides, by turns
+# What histories have in addition, in turn
 KINDS: list[dict[str, Any]] = [
     {"has_calls": True},
     {},

@@ -32,9 +32,7 @@ from tests.simulation.launcher import QUEUES
 from tests.simulation.machine import Machine, SupervisorLife
 
 SHARE = 0.35  # of all steps in histories with batches
-SLACK = (
-    1.0  # seconds: lines join a batch that has just ended while bgd reads from a slow disk what follows it
-)
+SLACK = 1.0  # seconds: while bgd reads a follow-up from a slow disk, more lines may join the ended batch
 COUNTS = ("pending", "running", "succeeded", "failed", "cancelled")
 
 

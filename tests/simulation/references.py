@@ -53,8 +53,7 @@ class ReferenceLaws:
     """Checks that attempts get the latest results, and that jobs are kept while others need theirs.
 
     If one of its sources does not succeed, a job that waits for it is cancelled next, for that reason, unless
-    a person cancels both at once.
-    `given`: the results that each attempt got.
+    a person cancels both at once. `given`: the results that each attempt got.
     """
 
     def __init__(self, history: History, given: Mapping[tuple[int, int], list[Any]]) -> None:

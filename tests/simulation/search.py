@@ -1,4 +1,4 @@
-"""The search for a fault that was made on purpose."""
+"""Search for a history that shows a fault that was made on purpose."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class ClientConnection(asyncio.BufferedProtocol):
                 pass  # the client is gone
 
     def in_turn(self) -> AbstractAsyncContextManager[None]:
-        """Let one of the client's requests at a time hold something large, none while it reads slowly."""
+        """Let one request of the client at a time hold something large, and none while it reads slowly."""
         return self._flow.in_turn()
 
     def close(self) -> None:

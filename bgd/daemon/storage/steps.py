@@ -1,4 +1,4 @@
-"""Steps that class jobs have recorded: what a job does not do again when it runs again."""
+"""Steps that class jobs have recorded, so that the next attempt does not repeat them."""
 
 from __future__ import annotations
 
