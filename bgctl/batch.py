@@ -299,7 +299,7 @@ class Batch:
         self._obstacle: str | None = None
         self._ends: Ends | None = None
         self._retry_failed = self._has_other_command = False
-        self._placed = 0
+        self._placed = self._resumed_after = 0
 
     def follow(self, daemon: Client, halt: Halt | None, *, retry_failed: bool) -> None:
         """Make `run` wait for the jobs as well, and halt them if requested."""
@@ -321,7 +321,7 @@ class Batch:
             return not runs_again(known[line], retry_failed=self._retry_failed)
 
         runs = [run for taken in iterate(self._sender.known()) for run in _without_rounds(taken).runs]
-        self._placed = self._sender.last
+        self._placed = self._resumed_after = self._sender.last
         kept = list(runs_where(look_up(daemon, runs, known, note_end), is_kept))
         self._ids.add(Taken(kept))
         for line, standing in known:
@@ -375,8 +375,9 @@ class Batch:
             return INTERRUPTED
         except BgdError as error:
             self._ids.end()
-            if self._has_other_command:  # --resume would meet it again
-                raise
+            took_none = 0 < self._sender.last == self._resumed_after
+            if self._has_other_command or (took_none and isinstance(error, Refused)):
+                raise  # --resume would meet it again
             raise type(error)(f"{error}; {self.how_far()}") from error
         return 0 if self._ends is None else self._code_of(self._ends)
 

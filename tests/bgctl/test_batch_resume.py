@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,19 @@ def test_where_jobs_were_deleted_the_joblog_counts(daemon, batch):
     assert batch(text, "--resume").stderr == (
         "bgctl: 1 of 4 jobs failed: line 2; --retry-failed reruns them\n"
     )
+
+
+def test_resume_is_not_advised_where_it_would_be_refused_again(daemon, batch):
+    stopped = batch("true\n'\n", "--name", "stopped")
+    assert stopped.stderr.endswith("; the lines up to 1 are queued: --resume continues after them\n")
+    still = batch("true\n'\n", "--resume")
+    assert still.stderr == "bgctl: line 2: a quote is not closed, or a backslash ends the line\n"
+    daemon.bgctl("batch", "cancel", "stopped")
+
+    refused = batch("true\ntrue\n", "--resume")
+
+    assert (refused.returncode, refused.stdout) == (1, stopped.stdout)
+    assert re.fullmatch("bgctl: batch [0-9]+ was cancelled and takes no jobs\n", refused.stderr)
 
 
 def test_a_program_that_is_gone_does_not_keep_later_lines_from_running(batch, tmp_path):
