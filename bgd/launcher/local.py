@@ -58,7 +58,7 @@ class LocalExecutor:
                 problem = "no process wrote to it within the time limit"
                 attempt.wait_to_start(f"no process writes to {launch.stdin_path} yet")
                 with attempt.limited(no_input_problem(launch.stdin_path or "", problem)):
-                    await readable(source, attempt.stop_asked)  # as a shell waits that opens one
+                    await readable(source, attempt.stop_asked)  # as a shell does when it opens one
             if not await attempt.may_start():
                 return None
             group = self._group(launch)

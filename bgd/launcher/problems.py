@@ -28,7 +28,7 @@ class CannotStart(Exception):
 
 @contextmanager
 def explained(explain: Callable[[OSError | ValueError], str]) -> Iterator[None]:
-    """Raise CannotStart for an error of the block, unless it says that the machine lacks something.
+    """Raise CannotStart for an error in the block, unless it is a shortage of the machine.
 
     A ValueError is about a NUL, text that cannot be encoded, or a variable named with "=".
 

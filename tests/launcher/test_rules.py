@@ -605,7 +605,7 @@ def test_a_launcher_whose_lock_was_deleted_keeps_others_from_its_jobs_until_it_h
     assert not is_alive(pid)
 
 
-def start_with_a_visitor(host, *options, **how):
+def start_after_connect(host, *options, **how):
     """Start a launcher with lock and socket given; return a supervisor that connected before it."""
     path = host.state / "launcher.sock"
     lock = os.open(host.state / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -625,7 +625,7 @@ def start_with_a_visitor(host, *options, **how):
 
 
 def test_lock_and_socket_may_be_given_by_the_parent(host):
-    early = start_with_a_visitor(host)
+    early = start_after_connect(host)
 
     early.be_welcomed()
 
@@ -634,7 +634,7 @@ def test_lock_and_socket_may_be_given_by_the_parent(host):
 
 
 def test_a_waiting_supervisor_keeps_it_from_exiting(host):
-    early = start_with_a_visitor(host, "--idle", str(slow_search.SECONDS / 2), module=slow_search.__name__)
+    early = start_after_connect(host, "--idle", str(slow_search.SECONDS / 2), module=slow_search.__name__)
 
     early.be_welcomed()
 
@@ -679,7 +679,7 @@ def test_without_a_supervisor_and_jobs_it_exits_after_the_idle_time(host):
 def test_with_a_job_it_does_not_exit_whatever_the_idle_time(host, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(go)
-    supervisor = start_with_a_visitor(host, "--idle", "0.01")  # else it may have left before anybody comes
+    supervisor = start_after_connect(host, "--idle", "0.01")  # else it may exit before one connects
     supervisor.be_welcomed()
     key = supervisor.launch("sh", "-c", f"read x < {go}; exit 7")
     supervisor.started(key)

@@ -208,7 +208,7 @@ def test_no_power_cut_loses_a_job_on_a_node_or_starts_one_twice(slurm, folder):
 
 
 def home_on(disk: Disk, folder: str) -> Path:
-    """Return a home on a disk, with what jobs on nodes share elsewhere."""
+    """Return a home on a disk; what jobs on nodes share is elsewhere."""
     home = disk.path / "home"
     home.mkdir(mode=0o755)
     shared = Path(folder, "shared")

@@ -93,7 +93,7 @@ def _name_row(summary: NameSummary, *, is_cut: bool) -> dict[str, Any]:
 
 
 def _filter_of(failures: Failures) -> dict[str, object]:
-    """Return what finds the jobs of a group, and of one without a name also others that failed alike."""
+    """Return the filter that finds the jobs of a group; without a name, also others that failed alike."""
     name = {} if failures.name is None else {"name": exact_name(failures.name)}
     if failures.error is None and failures.outcome is Outcome.EXIT:
         return {"exit": failures.exit_code, **name}

@@ -53,7 +53,7 @@ NDJSON = "application/x-ndjson"
 
 
 async def search(site: Site, request: HttpRequest) -> PageResponse:
-    """Return a form and what is found, as a page while it is found; or what is found as NDJSON."""
+    """Return a page with a form and the results as they are found, or the results alone as NDJSON."""
     query = read_query(request.query, LogsQuery)
     is_json = wants_json(request)
     if not query.text and is_json:
@@ -73,7 +73,7 @@ async def search(site: Site, request: HttpRequest) -> PageResponse:
 
 
 def _make_room(site: Site, browser: str) -> None:
-    """Let an earlier search of this browser end: its page is gone, or will be.
+    """End an earlier search of this browser: its page is gone, or will be.
 
     Raises:
         RequestRefused: too many others search now.
@@ -91,7 +91,7 @@ def _make_room(site: Site, browser: str) -> None:
 async def _found(
     site: Site, search: LogsSearch, browser: str, before: tuple[int, int]
 ) -> AsyncGenerator[FoundInLog | None, None]:
-    """Yield what is found in each log, and None as a sign of life, for the first time at once."""
+    """Yield what is found in each log; yield None at first, and then now and again as a sign of life."""
     site.searches[search] = browser
     began = heard = time.monotonic()
     position: tuple[int, int] | None = before

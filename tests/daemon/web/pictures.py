@@ -182,7 +182,7 @@ def work_through_a_morning(client: Client, folder: str) -> Job:
 
 
 def make_batches(client: Client) -> None:
-    """Make a batch that has ended with failures, and one that goes on."""
+    """Make a batch that has ended with failures, and one that is still running."""
     codes = [0] * 40 + [3] * 4
     follow_ups = {"then": ["true"], "catch": ["true"], "finally_": ["true"]}
     ended = client.batch([["sh", "-c", f"exit {code}"] for code in codes], "thumbnails", **follow_ups)

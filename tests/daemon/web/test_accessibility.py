@@ -79,7 +79,7 @@ def test_axe_finds_nothing_on_the_page_of_a_refusal(jobs):
 
 
 def assert_nothing_found(tab, where):
-    """Have axe check the page that is open, in both themes, on a phone and on a wide screen."""
+    """Check the open page with axe, in both themes, on a phone and on a wide screen."""
     tab.evaluate(Axe().axe_script)
     for scheme, width in (("light", 390), ("dark", 1920)):
         tab.emulate_media(color_scheme=scheme)
@@ -94,7 +94,7 @@ def assert_nothing_found(tab, where):
 
 
 def violations(tab):
-    """Return what axe finds; all that it approves of would take longer to come than to check."""
+    """Return what axe finds wrong; fetching all that it passes would take longer than the check."""
     return tab.evaluate("axe.run({ resultTypes: ['violations'] }).then((results) => results.violations)")
 
 

@@ -114,7 +114,7 @@ def open_below(tab, client, proxy) -> list[str]:
 
 
 def release(tab, client, proxy):
-    """Start a job by the button on its page, which shows its end."""
+    """Start a job by the button on its page, and wait until the page shows that it succeeded."""
     held = client.submit(["/bin/true"], name="released on the page", hold=True)
     tab.goto(f"{proxy.origin}{BASE}/job-logs/{held.id}")
     tab.click("button[data-verb=release]")
@@ -154,7 +154,7 @@ def test_pages_work_behind_a_proxy_that_removes_the_base(tab, behind_proxy):
 
 
 def walk(tab, proxy, *, is_shown: bool = True) -> None:
-    """Load some pages of every kind, and everything else; show pages, until they have their streams.
+    """Load some pages of every kind and all that they link to; show pages until they have their streams.
 
     Of pages that differ in their query only, the browser shows one.
     """

@@ -43,7 +43,7 @@ PRINTABLE = [
     "<textarea>",
     "<plaintext>",
 ]
-# If one of several becomes markup, it is seen among the others. Schemes of addresses come first in a three.
+# Several at once: if one becomes markup, that shows. A scheme of an address must be the first of three.
 THREES = [" ".join(PRINTABLE[first : first + 3]) for first in range(0, len(PRINTABLE), 3)]
 FIVES = [" ".join(PRINTABLE[first : first + 5]) for first in range(0, len(PRINTABLE), 5)]
 RAW = [  # not allowed in names, but in arguments and output

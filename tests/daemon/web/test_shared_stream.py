@@ -39,7 +39,7 @@ def found(pattern, text):
 
 
 async def opened(tasks):
-    """Return a site, a connection, and what yields its next event as nonce and data."""
+    """Return a site, a connection, and a function that returns its next event as nonce and data."""
     site: Any = SimpleNamespace(tasks=tasks, shared={})
     response = await open_shared(site, REQUEST, NAME)
 

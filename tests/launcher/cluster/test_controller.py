@@ -16,7 +16,7 @@ from bgd.wire.launching import SlurmStart
 
 @pytest.fixture
 def waits_of(monkeypatch):
-    """Return the seconds that programs wait at a limit of two requests a second, from their times."""
+    """Return a function from the start times of programs to their waits, at two requests a second."""
     monkeypatch.setattr(controller, "elapsed", lambda: 0.0)
     waits: list[float] = []
 
