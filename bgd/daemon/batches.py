@@ -27,36 +27,43 @@ class BatchActions:
     """Carries out what people and jobs ask of batches.
 
     Args:
-        submit: JobActions.submit.
+        check, submit: of JobActions.
     """
 
     def __init__(
-        self, supervisor: Supervisor, store: StoreReader, submit: Callable[[list[JobSpec], int], Submission]
+        self,
+        supervisor: Supervisor,
+        store: StoreReader,
+        check: Callable[[list[JobSpec]], None],
+        submit: Callable[[list[JobSpec], int], Submission],
     ) -> None:
         self._supervisor = supervisor
         self._store = store
+        self._check = check
         self._submit = submit
         supervisor.follow_batches = self._follow
 
-    def check(self, token: bytes, new: NewBatch) -> list[JobSpec]:
-        """Return the follow-ups of a batch, to be checked like new jobs.
+    def check(self, token: bytes, new: NewBatch) -> None:
+        """Check that a batch takes jobs, and its follow-ups.
 
         Raises:
             Full: there are too many batches.
-            Refused: the batch was cancelled, or a follow-up waits for other jobs or belongs to a batch.
+            Refused: the batch was cancelled, or a follow-up is not valid.
         """
         batch = self._supervisor.batches.of_token(token)
         if batch is not None:
             _check_not_cancelled(batch)
         elif len(self._supervisor.batches.open) >= MAX_OPEN:
             raise Full(f"{MAX_OPEN} batches have not ended: try again when some have")
-        follow_ups = _follow_ups(new)
-        for event, spec in follow_ups.items():
+        for event, spec in _follow_ups(new).items():
             if spec.after or spec.after_any or spec.references or spec.batch:
                 raise Refused(
                     f"{event}: a follow-up of a batch cannot wait for other jobs or belong to a batch"
                 )
-        return list(follow_ups.values())
+            try:
+                self._check([spec])
+            except Refused as error:
+                raise type(error)(f"{event}: {error}") from error
 
     def check_may_join(self, spec: JobSpec, uid: int) -> None:
         """Check that a user may add a job to the batch that its spec names, if it names one.

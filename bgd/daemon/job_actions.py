@@ -81,7 +81,7 @@ class JobActions:
         supervisor.on_configured.append(self._class_policy.cache_clear)
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
         supervisor.follow = partial(follow, supervisor, store, self.submit)
-        self.batches = BatchActions(supervisor, store, self.submit)
+        self.batches = BatchActions(supervisor, store, self.check, self.submit)
 
     def asked_by(self, who: str) -> JobActions:
         """Return the same actions, with events that name the user."""

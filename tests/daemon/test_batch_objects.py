@@ -329,7 +329,9 @@ async def test_what_follows_is_checked_like_a_job(config, launcher):
         await caller.stream(GetBatch(id=7, batch=TOKEN), BatchRuns)
 
         bad = replace(FOLLOWED, catch=command("nul\0"))
-        assert "NUL" in (await caller.ask(portion(HELD, new=bad), Failed)).message
+        refused = (await caller.ask(portion(HELD, new=bad), Failed)).message
+        assert refused.startswith("catch: ")
+        assert "NUL" in refused
         waits = replace(FOLLOWED, then=command(after=(1,)))
         assert (await caller.ask(portion(HELD, new=waits), Failed)).message.startswith(
             "then: a follow-up of a batch"

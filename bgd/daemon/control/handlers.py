@@ -299,7 +299,7 @@ class RequestHandler:
         if batch is not UNSET:
             if place is UNSET:
                 raise Refused("a batch needs a place")
-            self._actions.check(self._actions.batches.check(place.batch, batch))
+            self._actions.batches.check(place.batch, batch)
         return specs
 
     def _submit_parts(
