@@ -15,7 +15,7 @@ from bgd.daemon.storage import batches as storage
 from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import BgdError, Full, NoSuchJob, NotAllowed, Refused
+from bgd.errors import Full, NoSuchJob, NotAllowed, Refused
 from bgd.units import counted
 from bgd.wire.requests import CloseBatch, GetBatches, NewBatch
 from bgd.wire.views import BatchView
@@ -90,7 +90,7 @@ class BatchActions:
 
     @asynccontextmanager
     async def reopened(self, token: bytes | None, uid: int) -> AsyncGenerator[None, None]:
-        """Reopen the batch of these lines if it has ended; close it again if the new lines are refused.
+        """Reopen the batch of these lines if it has ended; close it again if the new lines are not queued.
 
         `token` None: the jobs are not lines of a batch.
 
@@ -106,7 +106,7 @@ class BatchActions:
             known.change(batch, is_whole=False)
         try:
             yield
-        except BgdError:
+        except BaseException:  # also if the client has left: then this request is cancelled
             if batch is not None:
                 known.change(batch, is_whole=True)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -189,6 +191,24 @@ async def test_lines_that_are_refused_do_not_reopen_a_batch(config, launcher):
         await ended(launcher, Outcome.SUCCEEDED)
 
         assert (await caller.ask(portion(command(after=(99,)), after=1), Failed)).message == "no job 99"
+        await life.submit(HELD)
+
+        assert (await batch(caller)).finished_at is not None
+
+
+async def test_a_client_that_leaves_before_its_lines_are_queued_does_not_reopen_a_batch(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, command())
+        await ended(launcher, Outcome.SUCCEEDED)
+
+        async def leave():
+            async with life.actions.batches.reopened(TOKEN, os.getuid()):
+                assert life.supervisor.batches.open
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await leave()
         await life.submit(HELD)
 
         assert (await batch(caller)).finished_at is not None
