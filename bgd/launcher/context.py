@@ -21,7 +21,7 @@ from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.problems import shortage
 from bgd.launcher.scan import Scanner
 from bgd.mounts import Mounts
-from bgd.wire.launching import AttemptKey, Launch, log_name
+from bgd.wire.launching import Launch, log_name
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +81,6 @@ class Context(Struct, frozen=True, kw_only=True):
     def begin(self, action: Coroutine[None, None, None], whose: str) -> asyncio.Task[None]:
         """Start a task for `whose`. An error ends it alone, and not the group with all jobs."""
         return self.group.create_task(_logged(action, whose))
-
-    def sync_soon(self, key: AttemptKey) -> None:
-        """Sync the records of an attempt soon, without waiting."""
-        self.begin(self.journal.make_durable(key), f"the journal of job {key.job}")
 
     def new_output(self, launch: Launch, *, continues: bool = False) -> AttemptOutput:
         """Return the output of an attempt, which goes to its log, or to the launcher that has the logs.

@@ -114,7 +114,8 @@ class PilotRun:
                 self._pilot.signal_steps(signal.SIGSTOP if is_suspended else signal.SIGCONT)
         if self._record is not None:
             self._record = self._context.journal.note_suspension(self._record, suspended=is_suspended)
-            self._context.sync_soon(self.launch.key)
+            key = self.launch.key
+            self._context.begin(self._context.journal.make_durable(key), f"the journal of job {key.job}")
 
     @property
     def is_suspended(self) -> bool:
