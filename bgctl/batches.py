@@ -153,7 +153,7 @@ def check_is_not_kept(word: str = "") -> None:
 
 
 def misspelled(word: str) -> str | None:
-    """Return the verb of batches that a word is likely meant to be; None: none."""
+    """Return the verb of batches that a word misspells; None if there is none."""
     from bgctl.hints import is_one_edit  # noqa: PLC0415 - it is long
 
     return None if which(word) else next((verb for verb in KEPT_WORDS if is_one_edit(word, verb)), None)

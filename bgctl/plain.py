@@ -206,7 +206,7 @@ def _output(parts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
 
 
 def _logs(job: int) -> None:
-    """Print the output of the latest attempt of a job, if it is short: the client prints it as it comes."""
+    """Print the output of the latest attempt of a job if it is short; the client streams a long one."""
     daemon, whole = Daemon(), b""
     for _, data in _output(daemon.ask("logs", "log", job=job)):
         whole += data

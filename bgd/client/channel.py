@@ -196,7 +196,7 @@ class Channel:
         take: Callable[[Q, Reply], tuple[Q | None, Iterable[T]]],
         seconds: float | None = None,
     ) -> AsyncGenerator[T, None]:
-        """Yield what is in the replies that `follow` yields over connections of their own.
+        """Yield what is in the replies; whenever the connection breaks, ask for the rest over another one.
 
         Args:
             request: what to ask for.

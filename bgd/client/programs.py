@@ -99,7 +99,7 @@ def problem_with_follow_ups(
     path: str | None,
     folder: str | None,
 ) -> str | None:
-    """Return which command that follows a job cannot be run with this $PATH in this folder; None if all can.
+    """Return which follow-up command cannot run with this $PATH in this folder, and why; None if all can.
 
     Args:
         commands: words by the names of their options; targets and functions are not looked for.
@@ -118,7 +118,7 @@ def problem_with_follow_ups(
 
 
 def follow_ups_of(options: JobOptions | EditOptions) -> dict[str, Any]:
-    """Return the follow-ups that these options name, None for each that they do not."""
+    """Return the value of each follow-up option; None for those that are not given."""
     return {name: options.get(name) for name in FOLLOW_UPS}
 
 

@@ -345,7 +345,7 @@ Action = Act | SendSignal | Edit
 
 
 def take_output(rest: Logs, reply: Reply, *, of_one: bool) -> tuple[Logs | None, list[LogPart]]:
-    """Return the request for the rest of some output, and what a reply has of it; every byte arrives once.
+    """Return the request for the rest of some output, and the parts in a reply; every byte arrives once.
 
     `of_one`: of one attempt. The rest names a place, after which the daemon goes on to later attempts.
     """
@@ -398,7 +398,7 @@ class ResumableWait:
 
 
 def take_results(rest: Action, reply: Reply) -> tuple[Action, list[list[ActResult]]]:
-    """Return the request to act on the rest of the jobs that match, after the last one that a reply has."""
+    """Return the request to act on the other jobs that match, and the results in a reply."""
     results = expected(reply, Acted).results
     if results and rest.where is not None:
         where = replace(rest.where, after=max(result.job for result in results))

@@ -51,13 +51,13 @@ S = TypeVar("S", bound=Struct)
 
 
 class ResultReference(Struct, frozen=True):
-    """Stands for the result of a job among the arguments of another one."""
+    """Stands for the result of another job in the arguments of a class job."""
 
     id: int
 
 
 PREVIOUS: Any = ResultReference(limits.PREVIOUS)
-"""Stands for the result of the job before among the arguments of a job of a chain, whatever its type."""
+"""Stands for the result of the previous job in the arguments of a job of a chain, whatever its type."""
 
 
 def with_references(value: Any, among: Collection[object] | None = None) -> Any:
