@@ -41,6 +41,7 @@ class BatchActions:
         self._store = store
         self._check = check
         self._submit = submit
+        self._awaited: Batch | None = None  # the one whose new lines are being looked up, one at a time
         supervisor.follow_batches = self._follow
 
     def check(self, token: bytes, new: NewBatch) -> None:
@@ -97,19 +98,25 @@ class BatchActions:
         Raises:
             NotAllowed, Refused: it belongs to another user, or was cancelled.
         """
+        if token is None:
+            yield
+            return
         known = self._supervisor.batches
-        batch = None if token is None or self.is_open(token) else await self._ended_with(token)
+        batch = None if self.is_open(token) else await self._ended_with(token)
         if batch is not None:
             _check_owner(batch, uid)
             _check_not_cancelled(batch)
             known.put(batch)
             known.change(batch, is_whole=False)
+        self._awaited = known.of_token(token)
         try:
             yield
         except BaseException:  # also if the client has left: then this request is cancelled
             if batch is not None:
                 known.change(batch, is_whole=True)
             raise
+        finally:
+            self._awaited = None
 
     async def _ended_with(self, token: bytes) -> Batch | None:
         await self._supervisor.saved()  # it may have ended just now
@@ -134,6 +141,10 @@ class BatchActions:
         """Return the open batch of these lines; a new one if there is none."""
         known = self._supervisor.batches
         batch = known.of_token(token)
+        if batch is None and self._awaited is not None and self._awaited.token == token:
+            batch = self._awaited  # it has ended since it was looked up
+            known.put(batch)
+            known.change(batch, is_whole=False)
         if batch is None:
             follow_ups = _follow_ups(new)
             batch = Batch(

@@ -236,6 +236,29 @@ async def test_lines_that_reopen_a_batch_may_wait_for_a_job_that_ends_meanwhile(
         assert (await life.view(reply.jobs[0])).state is State.RUNNING
 
 
+async def test_lines_join_their_batch_even_if_it_ends_while_they_are_looked_up(config, launcher, monkeypatch):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        other = await life.launched(command())
+        launcher.say(end(other, Outcome.SUCCEEDED))
+        await launcher.hear(Acknowledge)
+        await submitted(caller, command())
+        running, finished_dependencies = await launcher.hear(Launch), life.actions.finished_dependencies
+
+        async def slowly(jobs):
+            launcher.say(end(running.key, Outcome.SUCCEEDED))
+            await launcher.hear(Acknowledge)
+            assert not life.supervisor.batches.open
+            return await finished_dependencies(jobs)
+
+        monkeypatch.setattr(life.actions, "finished_dependencies", slowly)
+        reply = await caller.ask(portion(command(after=(other.job,), hold=True), after=1), Submitted)
+
+        assert reply.batch == 1
+        view = await batch(caller)
+        assert (view.total, view.succeeded, view.finished_at) == (2, 1, None)
+
+
 async def test_a_job_can_be_added_while_the_batch_is_open(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
