@@ -112,7 +112,7 @@ class BatchActions:
         try:
             yield
         except BaseException:  # also if the client has left: then this request is cancelled
-            if batch is not None:
+            if batch is not None and batch.id in known.open:
                 known.change(batch, is_whole=True)
             raise
         finally:
@@ -138,14 +138,21 @@ class BatchActions:
                 known.recall(job_id, batch_id)
 
     def make(self, token: bytes, new: NewBatch, uid: int) -> BatchId:
-        """Return the open batch of these lines; a new one if there is none."""
+        """Return the batch of these lines, open; a new one if there is none.
+
+        Raises:
+            Refused: it was cancelled.
+        """
         known = self._supervisor.batches
         batch = known.of_token(token)
         if batch is None and self._awaited is not None and self._awaited.token == token:
             batch = self._awaited  # it has ended since it was looked up
-            known.put(batch)
-            known.change(batch, is_whole=False)
-        if batch is None:
+        if batch is not None:
+            _check_not_cancelled(batch)  # again: it may have been cancelled since then
+            if batch.id not in known.open:
+                known.put(batch)
+                known.change(batch, is_whole=False)
+        else:
             follow_ups = _follow_ups(new)
             batch = Batch(
                 id=BatchId(known.last_id + 1),

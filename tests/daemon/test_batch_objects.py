@@ -259,6 +259,30 @@ async def test_lines_join_their_batch_even_if_it_ends_while_they_are_looked_up(c
         assert (view.total, view.succeeded, view.finished_at) == (2, 1, None)
 
 
+@pytest.mark.parametrize("had_ended", [False, True])
+async def test_lines_do_not_join_a_batch_that_is_cancelled_while_they_are_looked_up(
+    config, launcher, monkeypatch, had_ended
+):
+    async with served(config, launcher) as life:
+        caller, canceller = await life.call(), await life.call()
+        await submitted(caller, HELD)
+        if had_ended:
+            await life.actions.do("cancel", JobId(1))
+        other = (await submitted(caller, HELD, token=bytes(16))).jobs[0]
+        finished_dependencies = life.actions.finished_dependencies
+
+        async def slowly(jobs):
+            await canceller.ask(CloseBatch(5, 1, cancel=True), BatchesPart)
+            return await finished_dependencies(jobs)
+
+        monkeypatch.setattr(life.actions, "finished_dependencies", slowly)
+        refused = await caller.ask(portion(command(after=(other,)), after=1), Failed)
+        await life.submit(HELD)
+
+        assert refused.message == "batch 1 was cancelled and takes no jobs"
+        assert (await batch(caller)).total == 1
+
+
 async def test_a_job_can_be_added_while_the_batch_is_open(config, launcher):
     async with served(config, launcher) as life:
         caller = await life.call()
