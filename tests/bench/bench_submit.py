@@ -9,11 +9,14 @@ import multiprocessing
 import os
 import selectors
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from unittest.mock import patch
 
 from bgd import Client
@@ -145,6 +148,22 @@ def bulk_by_client_rate(path: str, count: int) -> float:
         return count / (time.perf_counter() - began)
 
 
+def bulk_by_bgctl_rate(path: str, count: int) -> float:
+    """Return what `bgctl batch` submits, with its own start and a line of input for each job."""
+    lines = "".join(f"{number}\n" for number in range(count))
+    bgctl = str(Path(sys.executable).with_name("bgctl"))
+    began = time.perf_counter()
+    subprocess.run(
+        [bgctl, "batch", "--", "/bin/echo"],
+        input=lines,
+        text=True,
+        env=ENVIRONMENT | {"BGD_SOCKET": path},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return count / (time.perf_counter() - began)
+
+
 def main() -> None:
     options = arguments(__doc__, rounds=3)
     amounts = QUICK if options.quick else FULL
@@ -170,6 +189,7 @@ def main() -> None:
                 "p2_64_by_client": at_once_rate(clients_at_once, path, library.clients, library.each),
                 "p3_bulk": bulk_rate(path, amounts.bulk),
                 "p3_bulk_by_client": bulk_by_client_rate(path, amounts.bulk),
+                "p3_bulk_by_bgctl": bulk_by_bgctl_rate(path, amounts.bulk),
             }
         for name, rate in found.items():
             rates.setdefault(name, []).append(rate)

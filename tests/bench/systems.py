@@ -134,6 +134,7 @@ SYSTEMS = {
 VARIANTS = {
     "bgd_bare": ("bgd", "bgd, bare frames on the socket"),
     "bgd_client": ("bgd", "bgd, Python client"),
+    "bgd_batch": ("bgd", "bgd, `bgctl batch`"),
     "bgd_fork": ("bgd", "bgd, `fork`"),
     "bgd_spawn": ("bgd", "bgd, `spawn`"),
     "bgd_reuse": ("bgd", "bgd, `reuse`"),

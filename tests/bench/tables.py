@@ -81,11 +81,16 @@ def _submit(reports: Sequence[Report]) -> Iterator[Comparison]:
         "submit-many",
         "P3: many jobs in one request",
         "bgd by `submit_many`, RQ by its call for many jobs, Procrastinate by its batch, beanstalkd by"
-        " pipelining, HyperQueue as one job with many tasks, in memory. The others have"
-        " no call for many jobs.",
+        " pipelining, HyperQueue as one job with many tasks, in memory. `bgctl batch` is a program that"
+        " starts and reads a line for each job. The others have no call for many jobs.",
         "jobs per second",
         [""],
-        {"bgd_bare": figure("p3_bulk"), "bgd_client": figure("p3_bulk_by_client"), **peers("p3")},
+        {
+            "bgd_bare": figure("p3_bulk"),
+            "bgd_client": figure("p3_bulk_by_client"),
+            "bgd_batch": figure("p3_bulk_by_bgctl"),
+            **peers("p3"),
+        },
         ours="bgd_client",
         instead=BARE,
     )

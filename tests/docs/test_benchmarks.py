@@ -201,7 +201,7 @@ def submit_report(**rates):
     """Return figures of the question submit; rates of peers one by one are compared with bgd's 100."""
     own = ("raw_sqlite_commits", "p1_one_client", "p1_by_client", "p2_64_clients", "p2_64_by_client")
     return {
-        **{f"{name}_a_second": FIGURE for name in (*own, "p3_bulk", "p3_bulk_by_client")},
+        **{f"{name}_a_second": FIGURE for name in (*own, "p3_bulk", "p3_bulk_by_client", "p3_bulk_by_bgctl")},
         "p1_peers_a_second": {name: FIGURE | {"median": rate} for name, rate in rates.items()},
         "p2_peers_a_second": {},
         "p3_peers_a_second": {},
