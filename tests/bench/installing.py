@@ -29,6 +29,7 @@ PYTHON_PACKAGES = (
     ),
     "hyperqueue",
     "dbos",
+    "oban; python_version >= '3.12'",
 )
 
 # Programs with the packages that contain them and their libraries

@@ -8,6 +8,7 @@ import os
 import selectors
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ Rates = Mapping[str, float | None]  # one_by_one, at_once, bulk: jobs a second; 
 
 def library(name: str, amounts: Amounts) -> Rates:
     """Return the rates of a Python library, which runs with the peers' Python."""
-    broker = installing.postgresql if name == "procrastinate" else installing.redis
+    broker = installing.postgresql if name in {"oban", "procrastinate"} else installing.redis
     numbers = (amounts.one_by_one, amounts.clients, amounts.each, amounts.bulk)
     with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
         run = subprocess.run(
@@ -53,6 +54,12 @@ def library(name: str, amounts: Amounts) -> Rates:
         raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')[-2000:]}")
     rates: dict[str, float | None] = json.loads(run.stdout)
     return rates
+
+
+def oban(amounts: Amounts) -> Rates:
+    if sys.version_info < (3, 12):
+        raise RuntimeError("Oban for Python needs Python 3.12")
+    return library("oban", amounts)
 
 
 def beanstalkd(amounts: Amounts) -> Rates:
@@ -107,6 +114,7 @@ PEERS: dict[str, Callable[[Amounts], Rates]] = {
     "dramatiq": lambda amounts: library("dramatiq", amounts),
     "huey": lambda amounts: library("huey", amounts),
     "procrastinate": lambda amounts: library("procrastinate", amounts),
+    "oban": oban,
     "beanstalkd": beanstalkd,
     "task_spooler": task_spooler,
     "nq": nq,

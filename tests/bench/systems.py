@@ -119,6 +119,15 @@ SYSTEMS = {
         "all",
         "PostgreSQL as installed, synchronous_commit=on; defer, batch_defer",
     ),
+    "oban": System(
+        "Oban for Python",
+        "Python calls; many machines",
+        "yes: PostgreSQL, fsync",
+        "asyncio in a process",
+        "a worker's job stays in progress until another one rescues it",
+        "all",
+        "PostgreSQL as installed, synchronous_commit=on; enqueue, enqueue_many; needs Python 3.12",
+    ),
     "beanstalkd": System(
         "beanstalkd",
         "bytes; any machine",

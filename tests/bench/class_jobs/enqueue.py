@@ -7,6 +7,7 @@ prints a line of JSON with the jobs a second of each.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import multiprocessing
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import peers
 from redis import Redis
@@ -35,6 +37,42 @@ class Rq:
         self._queue.enqueue_many([Queue.prepare_data(peers.work.nothing) for _ in range(count)])
 
 
+class Oban:
+    """A loop and a connection for each thread, since all its calls are coroutines."""
+
+    def __init__(self) -> None:
+        import oban
+        from oban.schema import install
+
+        class Nothing:
+            async def process(self, _: object) -> None:
+                peers.work.nothing()
+
+        self._oban, self._install = oban.Oban, install
+        self._job = oban.worker(queue="default")(Nothing).new
+        self._of_thread = threading.local()
+
+    def one(self) -> None:
+        self.many(1)
+
+    def many(self, count: int) -> None:
+        loop, oban = self._opened()
+        loop.run_until_complete(oban.enqueue_many([self._job() for _ in range(count)]))
+
+    def prepare(self) -> None:
+        loop, _ = self._opened()
+        loop.run_until_complete(self._install(self._of_thread.pool))
+
+    def _opened(self) -> tuple[asyncio.AbstractEventLoop, Any]:
+        ours = self._of_thread
+        if not hasattr(ours, "loop"):
+            ours.loop = asyncio.new_event_loop()
+            address = f"host={peers.DATABASE['host']} user=bench dbname=postgres"
+            ours.pool = ours.loop.run_until_complete(self._oban.create_pool(address, min_size=1, max_size=1))
+            ours.oban = self._oban(pool=ours.pool, name=str(threading.get_ident()))
+        return ours.loop, ours.oban
+
+
 def celery_one() -> None:
     peers.celery_nothing.apply_async(ignore_result=True)  # whoever wants results waits for a subscription too
 
@@ -49,6 +87,7 @@ CALLS: dict[str, Callable[[], tuple[Callable[[], object], Callable[[int], None] 
     "celery": lambda: (celery_one, None),
     "dramatiq": lambda: (peers.dramatiq_nothing.send, None),
     "huey": lambda: (peers.huey_nothing, None),
+    "oban": lambda: ((oban := Oban()).one, oban.many),
     "procrastinate": lambda: (peers.procrastinate_nothing.defer, procrastinate_many),
 }
 
@@ -133,6 +172,8 @@ def main(name: str, count: int, clients: int, each: int, bulk: int) -> None:
     if name == "procrastinate":
         with opened(name):
             peers.procrastinate_app.schema_manager.apply_schema()
+    elif name == "oban":
+        in_child(Oban.prepare, Oban())
     rates = {
         "one_by_one": in_child(one_by_one, name, count),
         "at_once": at_once(name, clients, each),
