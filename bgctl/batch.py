@@ -56,6 +56,8 @@ from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 if TYPE_CHECKING:
     from rich.progress import Progress as ProgressDisplay
 
+    from bgd.client.options import JobOptions
+
 
 STDIN = "-"
 _VERBS_ELSEWHERE = {"delete", "info", "logs", "progress", "remove", "status"}
@@ -158,7 +160,7 @@ def _queue(
     maker = SpecMaker(options, caller)
     spec_of = settings.spec_of(maker, takes_empty=takes_empty)
     check = None if settings.no_check else program_check(options, caller, maker.folder)
-    new = settings.new_batch(options.get("name"), caller)
+    new = settings.new_batch(options, caller)
     # after all refusals, because a started log must be resumed
     log = None
     if settings.joblog is not None:
@@ -218,12 +220,20 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
         return settings
 
-    def new_batch(self, name: str | None, caller: Caller) -> NewBatch:
-        """Return the batch to make; raise Refused if a program that is to follow it is missing."""
+    def new_batch(self, options: JobOptions, caller: Caller) -> NewBatch:
+        """Return the batch to make; raise Refused if a program that is to follow it is missing.
+
+        `options`: of its jobs, of which it has the name.
+        """
         follow_ups = {"then": self.then, "catch": self.catch, "finally_": self.finally_}
         try:  # targets are not of this process
             return new_batch_of(
-                name, follow_ups, caller, check_programs=not self.no_check, check_targets=False
+                options.get("name"),
+                follow_ups,
+                caller,
+                session=options.get("session"),
+                check_programs=not self.no_check,
+                check_targets=False,
             )
         except CannotStart as error:
             raise Refused(f"{error.problem}; --no-check queues the batch anyway") from None

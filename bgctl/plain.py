@@ -13,7 +13,7 @@ import sys
 import time
 
 from bgctl.plain_wire import Daemon, Unusual
-from bgd.client.inherited import OWN_PREFIX, public_environment, read_umask
+from bgd.client.inherited import OWN_PREFIX, caller_session, public_environment, read_umask
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ def spec_of(argv: list[str]) -> dict[str, object]:
         raise Unusual
     if sum(map(len, (*argv, *env, *env.values()))) > _MOST_BYTES:
         raise Unusual
-    return {"argv": argv, "cwd": folder, "umask": umask, "env": env}
+    spec: dict[str, object] = {"argv": argv, "cwd": folder, "umask": umask, "env": env}
+    if session := caller_session():
+        spec["session"] = session
+    return spec
 
 
 def job_in(reply: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import struct
 import sys
 
 import bgd
-from bgd.client.inherited import OWN_PREFIX
+from bgd.client.inherited import OWN_PREFIX, SESSION
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def own_socket() -> str:
     """Return the socket of the caller's own daemon; raise Unusual if it may be set to another place."""
     home = os.environ.get("HOME", "").rstrip("/")
     decisive = (OWN_PREFIX, "XDG_CONFIG_HOME", "XDG_STATE_HOME")
-    is_told = any(name.startswith(decisive) for name in os.environ)
+    is_told = any(name.startswith(decisive) and name != SESSION for name in os.environ)
     if is_told or not home.startswith("/") or os.path.lexists(f"{home}/.config/bgd/bgd.toml"):
         raise Unusual
     return f"{home}/.local/state/bgd/bgd.sock"

@@ -37,7 +37,7 @@ GROUPS = {
     "What runs": "executor shell no_check cwd env env_pass isolation named args_text kwargs_text",
     "When": "queue priority delay at expires after after_any slots resources hold",
     "Retries": "retries retry_delay retry_until backoff max_delay jitter retry_on no_retry_on rerun",
-    "Follow-ups": "on_failure on_success then catch finally_ notify",
+    "Follow-ups": "on_failure on_success then catch finally_ notify session",
     "On a cluster": "cpus memory nodes gpus gres time partition account slurm_options",
     "Keys": "key key_until key_for debounce limit on_limit",
     "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",

@@ -16,7 +16,7 @@ from bgd.client.channel import Channel, InlineConnection
 from bgd.client.connection import Connection, Inbox
 from bgd.client.portions import Portion
 from bgd.client.programs import CannotStart, problem_with_follow_ups
-from bgd.client.session import UNNUMBERED, Broken, NotSent, expected, traced
+from bgd.client.session import UNNUMBERED, Broken, NotSent, expected, from_caller
 from bgd.client.specs import Caller, Item, checked, follow_up_words, spec_of
 from bgd.core.spec import JobSpec, is_target
 from bgd.errors import BgdError, DaemonUnreachable, Refused
@@ -194,10 +194,11 @@ def new_batch_of(
     follow_ups: Mapping[str, FollowUp | None],
     caller: Caller,
     *,
+    session: str | None,
     check_programs: bool,
     check_targets: bool,
 ) -> NewBatch:
-    """Return a new batch with a name and follow-ups, by the fields of NewBatch.
+    """Return a new batch with a name and follow-ups, by the fields of NewBatch; these are of its session.
 
     Raises:
         CannotStart: with `check_programs`: a command's program is missing.
@@ -216,7 +217,8 @@ def new_batch_of(
             if check_programs and (problem := problem_with_follow_ups({event: words}, path, caller.folder)):
                 raise CannotStart(f"{problem}; check=False queues the batch anyway", problem)
             item = {"target": words[0], "check": check_targets} if is_target(tuple(words)) else words
-        [given[key]] = traced([_with_environment(spec_of(item, caller), caller)])
+        spec = _with_environment(spec_of(item, caller), caller)
+        [given[key]] = from_caller([replace(spec, session=spec.session or session)])
     return checked(NewBatch(name=name, **given))
 
 

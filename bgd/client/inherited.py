@@ -12,6 +12,7 @@ import sys
 _PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNAL_STREAM"})
 _PRIVATE_PREFIXES = ("LISTEN_", "WATCHDOG_")
 OWN_PREFIX = "BGD_"  # of variables that say how bgd itself runs; no job gets them from its caller
+SESSION = "BGD_SESSION"  # the variable that names the session of the caller
 
 _BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
 
@@ -39,6 +40,11 @@ def caller_trace() -> tuple[str, str] | None:
     if "TRACEPARENT" not in os.environ:
         return None
     return os.environ["TRACEPARENT"], os.environ.get("TRACESTATE", "")
+
+
+def caller_session() -> str | None:
+    """Return the session that the caller's jobs belong to unless they name another; None: no session."""
+    return os.environ.get(SESSION) or None
 
 
 def read_umask() -> int | None:

@@ -146,6 +146,7 @@ class FurtherOptions(EditableOptions, total=False):
     * `notify`: notify this target when the job ends.
     * `on_failure`: run this command or target if the job fails.
     * `on_success`: run this command or target if the job succeeds.
+    * `session`: session whose inbox gets the job's end.
     """
 
     env_pass: str | Sequence[str]
@@ -161,6 +162,7 @@ class FurtherOptions(EditableOptions, total=False):
     umask: int | None
     env: Mapping[str, str] | None
     input: bytes | str | None
+    session: str | None
 
 
 class JobOptions(FurtherOptions, total=False):
@@ -286,3 +288,4 @@ class JobAttributes:
     notify: str | None
     on_failure: tuple[str, ...] | None
     on_success: tuple[str, ...] | None
+    session: str | None

@@ -16,7 +16,7 @@ from msgspec import ValidationError, convert
 from msgspec.structs import replace
 
 import bgd
-from bgd.client.inherited import caller_trace
+from bgd.client.inherited import caller_session, caller_trace
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec, TraceParent, TraceState
 from bgd.errors import BgdError, DaemonUnreachable, Full, JobFailed, ProtocolError, Refused
@@ -146,12 +146,14 @@ def framed(request: Request, request_id: int) -> bytes:
 
 def submit_frames(request_id: int, *, spec: JobSpec, **fields: Any) -> bytes:
     """Return the frame of a Submit, with further fields of it; raises Refused as `framed` does."""
-    [spec] = traced([spec])
+    [spec] = from_caller([spec])
     return framed(Submit(UNNUMBERED, spec, **fields), request_id)
 
 
-def traced(specs: Sequence[JobSpec]) -> Sequence[JobSpec]:
-    """Add the caller's trace to specs, if it has a valid one."""
+def from_caller(specs: Sequence[JobSpec]) -> Sequence[JobSpec]:
+    """Add the caller's trace to specs, if it has a valid one, and its session to those that name none."""
+    if (session := caller_session()) is not None:
+        specs = [spec if spec.session is not None else replace(spec, session=session) for spec in specs]
     found = caller_trace()
     if found is None:
         return specs
@@ -182,7 +184,7 @@ def batch_frames(request_id: int, *, specs: Sequence[JobSpec], env: dict[str, st
 def _payloads(
     request_id: int, specs: Sequence[JobSpec], env: dict[str, str], fields: dict[str, Any]
 ) -> Iterator[bytes]:
-    specs = traced(specs)
+    specs = from_caller(specs)
     start, count = 0, len(specs)
     while True:
         part = list(specs[start : start + count])

@@ -44,7 +44,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     * `texts`: each stands in the name, or in the command with its words separated by spaces.
     * `without`: filters with a single value, of which none must match.
 
-    The case of A to Z matters only in `queue`, `name`, `tags` and `target`.
+    The case of A to Z matters only in `queue`, `name`, `tags`, `session` and `target`.
     """
 
     states: tuple[State, ...] = ALL_STATES
@@ -58,6 +58,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     uid: int | None = None
     priority: int | None = None
     batch: int | None = None
+    session: str | None = None
     exit_code: int | None = None
     errors: tuple[str, ...] = ()
     target: str | None = None
@@ -136,6 +137,7 @@ FILTERS: dict[str, Key] = {
     "until": Key("until", parse_past_time),
     "priority": Key("priority", lambda text, _: _read_priority(text)),
     "batch": Key("batch", lambda text, _: _read_batch(text)),
+    "session": Key("session"),
 }
 """All keys of words. A new one is a row here and its condition in `bgd.daemon.storage.lists`."""
 

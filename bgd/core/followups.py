@@ -22,13 +22,14 @@ def event_after(save: SaveJob) -> str | None:
 def follow_ups(spec: JobSpec) -> Iterator[tuple[str, JobSpec]]:
     """Yield the follow-up jobs of a job, each with the option that names it.
 
-    They go to its queue with its priority, and belong to its trace. A command starts in its folder.
+    They go to its queue with its priority, and belong to its trace and session. A command starts in its
+    folder.
     """
     for event in FOLLOW_UPS:
         words = getattr(spec, event)
         if words is None:
             continue
-        own = JobSpec(queue=spec.queue, priority=spec.priority, trace=spec.trace)
+        own = JobSpec(queue=spec.queue, priority=spec.priority, trace=spec.trace, session=spec.session)
         if is_target(words):
             yield event, replace(own, target=words[0])
         else:

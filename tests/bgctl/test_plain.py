@@ -104,6 +104,17 @@ def test_any_number_of_words_and_variables_is_sent_as_the_client_sends_it(enviro
     assert request_in(submit_frame(argv, TOKEN)) == by_the_client(argv)
 
 
+@pytest.mark.parametrize("session", ["", "s", "é" * 40])
+@pytest.mark.usefixtures("here")
+def test_a_session_is_sent_as_the_client_sends_it(environment, session):
+    environment({"PATH": "/bin", "BGD_SESSION": session})
+
+    sent = request_in(submit_frame(["/bin/true"], TOKEN))
+
+    assert sent == by_the_client(["/bin/true"])
+    assert sent.spec.session == (session or None)
+
+
 @pytest.mark.parametrize("umask", [0, 0o022, 0o177, 0o277, 0o377, 0o777])
 @pytest.mark.usefixtures("here")
 def test_a_umask_is_sent_as_the_client_sends_it(umask):
@@ -224,6 +235,7 @@ def test_bytes_that_are_no_message_are_left_to_the_client(payload):
         {"XDG_CONFIG_HOME": "/elsewhere"},
         {"BGD_STATE_DIR": "/elsewhere"},
         {"BGD_CONFIG": "/elsewhere/bgd.toml"},
+        {"BGD_SESSION": "any"},
     ],
 )
 @pytest.mark.parametrize("is_configured", [False, True])
@@ -235,7 +247,7 @@ def test_the_socket_is_the_one_that_the_client_tries_first(environment, here, va
     try:
         short = own_socket()
     except Unusual:
-        assert is_configured or variables.keys() - {"XDG_RUNTIME_DIR"}
+        assert is_configured or variables.keys() - {"XDG_RUNTIME_DIR", "BGD_SESSION"}
         return
 
     assert next(client_sockets(environ=os.environ)).path == short

@@ -1,4 +1,4 @@
-"""The trace of the caller goes with the jobs that it submits."""
+"""The trace and the session of the caller go with the jobs that it submits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
-from bgd.client.session import traced
+from bgd.client.session import from_caller
 from bgd.core.spec import JobSpec
 from tests.support import DEADLINE
 
@@ -22,15 +23,24 @@ def _no_trace(monkeypatch):
 
 
 def test_without_a_trace_specs_stay_as_they_are():
-    assert traced([SPEC])[0] is SPEC
+    assert from_caller([SPEC])[0] is SPEC
+
+
+def test_a_job_that_names_no_session_is_of_that_of_the_caller(monkeypatch):
+    other = replace(SPEC, session="other")
+    monkeypatch.setenv("BGD_SESSION", "")
+    assert from_caller([SPEC])[0] is SPEC
+
+    monkeypatch.setenv("BGD_SESSION", "mine")
+    assert [spec.session for spec in from_caller([SPEC, other])] == ["mine", "other"]
 
 
 def test_the_variables_of_the_caller_are_its_trace(monkeypatch):
     monkeypatch.setenv("TRACEPARENT", PARENT)
-    assert [spec.trace for spec in traced([SPEC, SPEC])] == [(PARENT, "")] * 2
+    assert [spec.trace for spec in from_caller([SPEC, SPEC])] == [(PARENT, "")] * 2
 
     monkeypatch.setenv("TRACESTATE", "a=1,b=2")
-    assert traced([SPEC])[0].trace == (PARENT, "a=1,b=2")
+    assert from_caller([SPEC])[0].trace == (PARENT, "a=1,b=2")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,7 @@ def test_what_is_not_as_the_standard_says_is_ignored(monkeypatch, parent, state)
     monkeypatch.setenv("TRACEPARENT", parent)
     monkeypatch.setenv("TRACESTATE", state)
 
-    assert traced([SPEC])[0].trace is None
+    assert from_caller([SPEC])[0].trace is None
 
 
 @pytest.mark.parametrize("is_valid", [True, False])
@@ -67,7 +77,7 @@ def test_the_current_span_of_opentelemetry_comes_first_if_a_program_uses_it(monk
     monkeypatch.setitem(sys.modules, "opentelemetry.trace", SimpleNamespace(get_current_span=lambda: span))
 
     own = (f"00-{0xABC:032x}-{0xDEF:016x}-01", "a=1")
-    assert traced([SPEC])[0].trace == (own if is_valid else (PARENT, ""))
+    assert from_caller([SPEC])[0].trace == (own if is_valid else (PARENT, ""))
 
 
 def test_the_jobs_of_every_way_to_submit_get_it_and_those_of_a_schedule_do_not(daemon, monkeypatch):
@@ -101,3 +111,30 @@ def test_jobs_that_follow_a_job_or_a_batch_get_its_trace(daemon, monkeypatch):
         following = [client.job(after_job), client.job(then.job)]
 
         assert [job.wait(DEADLINE) and job.output() for job in following] == [f"{PARENT}\n"] * 2
+
+
+def test_the_jobs_of_every_way_to_submit_are_of_the_session_and_those_of_a_schedule_are_not(
+    daemon, monkeypatch
+):
+    monkeypatch.setenv("BGD_SESSION", "mine")
+    with daemon.client() as client:
+        cause = client.submit(["false"], on_failure=["true"])
+        batch = client.batch([["true"]], then=["true"], session="other")
+        client.schedules.add("later", argv=["true"], every="1h")
+        scheduled = client.schedules.run("later")
+        client.schedules.remove("later")
+        shells = [
+            client.job(int(daemon.bgctl(*words, env={"BGD_SESSION": "shell"}).stdout))
+            for words in (["submit", "true"], ["submit", "-p1", "true"], ["submit", "--session=x", "true"])
+        ]
+        cause.wait(DEADLINE)
+        then = batch.wait(DEADLINE).view.then
+        assert then is not None
+        found = [*cause.refresh().view.follow_ups, batch.jobs()[0].id, then.job, scheduled.id]
+
+        known = [cause.id, *found, *(job.id for job in shells)]
+        sessions = [client.view(job).session for job in known]
+        listed = [job.id for job in client.jobs(words="session:mine")]
+
+    assert sessions == ["mine", "mine", "other", "other", None, "shell", "shell", "x"]
+    assert listed == [found[0], cause.id]

@@ -97,8 +97,8 @@ def test_a_job_that_sends_a_notification_causes_none():
     assert {notify_event(effect) for effect in scheduler.take_effects()} == {None}
 
 
-def test_a_command_follows_in_folder_queue_priority_and_trace_of_the_job():
-    own = JobSpec(queue="mail", priority=5, cwd="/srv", umask=0o077, trace=(TRACE, ""))
+def test_a_command_follows_in_folder_queue_priority_trace_and_session_of_the_job():
+    own = JobSpec(queue="mail", priority=5, cwd="/srv", umask=0o077, trace=(TRACE, ""), session="s")
     job = replace(own, argv=("true",), retries=3, **BOTH)
     following = replace(own, argv=("mail", "ops"), cause=cause("on_failure"))
 

@@ -123,7 +123,8 @@ async def made(
     """Make a batch; see `AsyncClient.batch`."""
     caller = Caller()
     check = options.get("check", True)
-    new = new_batch_of(name, follow_ups, caller, check_programs=check, check_targets=check)
+    session = options.get("session")
+    new = new_batch_of(name, follow_ups, caller, session=session, check_programs=check, check_targets=check)
     sender = BatchSender(channel, new_batch(), new=new)
     try:
         async with aclosing(sender.send(marked(portions_of(calls, SpecMaker(options, caller))))) as parts:

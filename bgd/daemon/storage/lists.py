@@ -238,7 +238,7 @@ class _Search:
         self._reads_specs = reads_specs(wanted)
 
     def sources(self, states: Sequence[State]) -> list[_Source]:
-        """Return what to read: by tag, name or queue if that leaves few jobs, otherwise by state.
+        """Return what to read: by tag, batch, session, name or queue if that leaves few jobs, or by state.
 
         Many jobs of a queue are found sooner among all jobs of their state, which needs a single index.
         """
@@ -251,8 +251,9 @@ class _Search:
             tagged = f"tags WHERE tags.tag = :tags{number}"
             if self._are_few(tagged):
                 return [_Source(_BY_TAG.format(number=number), states, has_few=True)]
-        if self._wanted.batch is not None and self._are_few(_BY_BATCH):
-            return [_Source(_BY_BATCH, states, has_few=True)]
+        for given, rows in ((self._wanted.batch, _BY_BATCH), (self._wanted.session, _BY_SESSION)):
+            if given is not None and self._are_few(rows):
+                return [_Source(rows, states, has_few=True)]
         if self._values["from_name"]:
             named = _BY_ONE_NAME if self._values["from_name"] == self._values["to_name"] else _BY_NAME
             if self._are_few(named):
@@ -365,6 +366,7 @@ _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
     "since": "created_at >= {}",
     "until": "created_at < {}",
     "priority": "priority = {}",
+    "session": "session = {}",
     "batch": """{} = (
         SELECT iif(last >= jobs.id, batch, 0) FROM batch_jobs WHERE first <= jobs.id
         ORDER BY first DESC LIMIT 1
@@ -538,6 +540,7 @@ _SPEC = "(SELECT spec FROM specs WHERE job = jobs.id)"
 
 # CROSS keeps SQLite from changing the order
 _BY_BATCH = "batch_jobs CROSS JOIN jobs ON jobs.id BETWEEN first AND last WHERE batch_jobs.batch = :batch0"
+_BY_SESSION = "jobs INDEXED BY jobs_by_session WHERE session IS NOT NULL AND session = :session0"
 _BY_TAG = "tags CROSS JOIN jobs ON jobs.id = tags.job WHERE tags.tag = :tags{number}"
 _BY_NAME = "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name BETWEEN :from_name AND :to_name"
 _BY_ONE_NAME = (  # in the order of their ids

@@ -218,6 +218,21 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE kept_keys (job INTEGER PRIMARY KEY, key TEXT NOT NULL, until REAL NOT NULL);
     CREATE INDEX kept_keys_by_time ON kept_keys (until);
     """,
+    """
+    -- The session that a job belongs to; NULL for most.
+    ALTER TABLE jobs ADD COLUMN session TEXT;
+    CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL;
+    -- Ends of jobs with a session that its reader has not acknowledged, with the facts of that end: the job
+    -- may have run again. handed_out: how often. The row goes with its job, whose name it has.
+    CREATE TABLE inbox (
+        event INTEGER PRIMARY KEY AUTOINCREMENT, uid INTEGER NOT NULL, session TEXT NOT NULL,
+        job INTEGER NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL, outcome TEXT,
+        exit_code INTEGER, signal INTEGER, reason TEXT, at REAL NOT NULL, seconds REAL, log_bytes INTEGER,
+        aged REAL NOT NULL, handed_out INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX inbox_by_session ON inbox (uid, session);
+    CREATE INDEX inbox_by_job ON inbox (job);
+    """,
 )
 VERSION = FIRST + len(MIGRATIONS)
 _COUNTED = 19  # the first version with the table activity

@@ -149,7 +149,10 @@ def _insert_jobs(
     plain = [
         job
         for job in new
-        if job.due is None and job.conditions is NO_CONDITIONS and specs[job.id].spec.notify is None
+        if job.due is None
+        and job.conditions is NO_CONDITIONS
+        and specs[job.id].spec.notify is None
+        and specs[job.id].spec.session is None
     ]
     rows = (_plain_row(job, specs[job.id], elapsed) for job in plain)
     insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, rows)
@@ -167,7 +170,8 @@ def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ..
 def _new_row(job: Job, stored: StoredSpec, elapsed: float) -> list[object]:
     # a list, because Python 3.11 keeps thousands of freed tuples of just this length
     spec = stored.spec
-    return [*_columns(job), stored.uid, spec.name, spec.notify, stored.created_at, elapsed, job.id]
+    named = spec.name, spec.notify, spec.session
+    return [*_columns(job), stored.uid, *named, stored.created_at, elapsed, job.id]
 
 
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -340,10 +344,10 @@ _PLAIN_JOB = "(?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?, 0, 0, 0
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
                       making_way, wall_due, expires_elapsed, waits, key, slots, resources, suspended,
-                      uid, name, notify, created_at, created_aged, id)
+                      uid, name, notify, session, created_at, created_aged, id)
     VALUES
 """
-_JOB = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)"
+_JOB = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)"
 
 _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
 
@@ -430,8 +434,8 @@ class SpecWriter:
         update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
         _count(db, _environments(rows))
         self._unshare(db, before)
-        names = [(spec.name, spec.notify, job) for job, spec in specs.items()]
-        update_rows(db, "UPDATE jobs SET name = ?, notify = ? WHERE id = ?", names)
+        names = [(spec.name, spec.notify, spec.session, job) for job, spec in specs.items()]
+        update_rows(db, "UPDATE jobs SET name = ?, notify = ?, session = ? WHERE id = ?", names)
         _insert_tags(db, stored)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:

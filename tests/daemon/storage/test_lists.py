@@ -124,6 +124,7 @@ TARGETS = ["app.services:Report.build", "app.tasks:clean", "shop::Invoices@send"
 ARGUMENTS = '{"args": ["Two.txt", 7], "kwargs": {"id": 42, "to": "a b"}}'
 UNWANTED = [
     *(Filter(queue="mail"), Filter(name="a*"), Filter(name_parts=("B",)), Filter(tags=("red",))),
+    Filter(session="one"),
     *(Filter(since=5.0), Filter(until=5.0), Filter(priority=1), Filter(exit_code=3), Filter(exit_code=0)),
     *(Filter(errors=("Error: Bad",)), Filter(args=("two*",)), Filter(target="app.*"), Filter(texts=("TWO",))),
 ]
@@ -136,6 +137,7 @@ full_jobs = st.fixed_dictionaries(
         "name": st.none() | st.text(LETTERS, min_size=1, max_size=6),
         "tags": some_tags.map(tuple),
         "priority": st.integers(0, 1),
+        "session": st.sampled_from([None, "one", "two"]),
         "work": st.sampled_from(
             [{"argv": argv} for argv in COMMANDS]
             + [{"target": each} for each in TARGETS]
@@ -159,6 +161,7 @@ filters = st.fixed_dictionaries(
         "since": st.integers(0, 20).map(float),
         "until": st.integers(0, 20).map(float),
         "priority": st.integers(0, 1),
+        "session": st.sampled_from(["one", "two", "three"]),
         "exit_code": st.sampled_from([0, 3, 137]),
         "target": st.sampled_from(
             ["app.*", "app.services.Report", "app:tasks.clean", "shop::Invoices", "*build"]
@@ -198,6 +201,7 @@ def is_plainly_wanted(job, wanted):
         and (wanted.since is None or job["id"] >= wanted.since)
         and (wanted.until is None or job["id"] < wanted.until)
         and (wanted.priority in {None, job["priority"]})
+        and (wanted.session in {None, job["session"]})
         and (wanted.exit_code is None or (job["state"] in FINAL and wanted.exit_code == code))
         and (wanted.target is None or any(fnmatchcase(target, each) for each in (pattern, f"{pattern}.*")))
         and all(part.lower() in (job["name"] or "") for part in wanted.name_parts)
@@ -219,9 +223,9 @@ def written_in_full(db, known):
             if job["state"] is State.SUCCEEDED:
                 outcome, exit_code, signal = Outcome.SUCCEEDED, 0, None
             db.execute(
-                "UPDATE jobs SET priority = ?, outcome = ?, exit_code = ?, signal = ?, suspended = ?"
-                " WHERE id = ?",
-                (job["priority"], outcome, exit_code, signal, job["suspended"], job["id"]),
+                "UPDATE jobs SET priority = ?, outcome = ?, exit_code = ?, signal = ?, suspended = ?,"
+                " session = ? WHERE id = ?",
+                (*(job["priority"], outcome, exit_code, signal), job["suspended"], job["session"], job["id"]),
             )
             if job["end"][0] is Outcome.EXIT:
                 db.execute(
