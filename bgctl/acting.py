@@ -15,7 +15,7 @@ import click
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import answer, global_options, print_json_array, say
+from bgctl.common import answer, global_options, is_confirmed, print_json_array, say
 from bgctl.options import (
     DURATION,
     FINISHED,
@@ -332,14 +332,7 @@ def _is_confirmed(
     name = click.get_current_context().info_name or ""
     if not sys.stdin.isatty():
         raise click.UsageError(f"{count} jobs would be {done}: confirm with --yes{hint}")
-    try:
-        is_confirmed = click.confirm(f"{name.capitalize()} {count} jobs{also_lost}?", err=True)
-    except click.Abort:  # Ctrl-C or end of input
-        click.echo(err=True)
-        is_confirmed = False
-    if not is_confirmed:
-        say("nothing changed")
-    return is_confirmed
+    return is_confirmed(f"{name.capitalize()} {count} jobs{also_lost}?")
 
 
 def _print_dry_run(name: str, found: Iterable[ActResult]) -> int:

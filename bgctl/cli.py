@@ -54,6 +54,7 @@ _FAMILIES = {
     "prune": "acting",
     "backup doctor": "daemon",
     "service": "service",
+    "agent": "agents.install",
 }
 _MODULES = {verb: module for verbs, module in _FAMILIES.items() for verb in verbs.split()}
 _ALIASES = {"ls": "list", "status": "list"}
@@ -74,7 +75,10 @@ class LazyVerbGroup(VerbGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; a number alone shows the job."""
+        """Find the verb; a number alone shows the job, and `help --for-agents` a page."""
+        if args == ["help", "--for-agents"]:
+            click.echo(import_module("bgctl.agents.install").guide(), nl=False)
+            ctx.exit()
         return super().resolve_command(ctx, ["show", *args] if args[0].isdecimal() else args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -94,7 +98,8 @@ class LazyVerbGroup(VerbGroup):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="VERB ...",
-    epilog="Global options go before or after the verb. The default verb is list. See 'bgctl VERB --help'.",
+    epilog="Global options go before or after the verb. The default verb is list. See 'bgctl VERB --help';"
+    " 'bgctl help --for-agents' is one page for coding agents.",
 )
 @click.version_option(bgd.__version__, prog_name="bgctl", message="%(prog)s %(version)s")
 @with_global_options(hidden=False)

@@ -102,6 +102,18 @@ def say(message: str) -> None:
     print(f"bgctl: {one_line(message)}", file=sys.stderr, flush=True)
 
 
+def is_confirmed(question: str) -> bool:
+    """Ask the user at the terminal; say that nothing changed unless the answer is yes."""
+    try:
+        is_yes = click.confirm(question, err=True)
+    except click.Abort:  # Ctrl-C or end of input
+        click.echo(err=True)
+        is_yes = False
+    if not is_yes:
+        say("nothing changed")
+    return is_yes
+
+
 @contextmanager
 def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
     """If stdout cannot be written, for example on a full disk, also say what is done anyway."""

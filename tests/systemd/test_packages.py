@@ -56,7 +56,7 @@ def test_wheel_has_types_units_pages_and_manuals(dist):
 
     units = {f"bgctl/units/{kind}/{name}" for kind in ("system", "user") for name in UNITS}
     assert {name for name in names if "units/" in name} == {*units, "bgctl/units/sysusers.conf"}
-    assert {"bgd/py.typed", "bgd_job/py.typed", "bgctl/help.txt"} <= names
+    assert {"bgd/py.typed", "bgd_job/py.typed", "bgctl/help.txt", "bgctl/agents/SKILL.md"} <= names
     manuals = {name.rpartition("/")[2] for name in names if "/share/man/" in name}
     assert manuals == {"bgd.1", "bgctl.1", "bgd.toml.5"}
     for folder in ("bgd/daemon/web/static", "bgd/daemon/web/templates"):

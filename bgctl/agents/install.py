@@ -1,0 +1,326 @@
+"""agent: write what lets a coding agent use bgd into its configuration, and take it out again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from difflib import unified_diff
+from functools import partial
+from itertools import takewhile
+from operator import eq
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import click
+
+from bgctl import exit_codes
+from bgctl.agents import json_edit
+from bgctl.common import answer, is_confirmed, report, say
+from bgctl.options import with_options
+from bgctl.verbs import verb_group, verb_without_daemon
+from bgd.errors import Refused
+from bgd.escape import visible
+from bgd.paths import home_folder
+
+_CLIENTS = ("claude", "codex")
+
+_client = click.argument("client", type=click.Choice(_CLIENTS))
+_project = click.option("--project", is_flag=True, help="Use the files of the project in this folder.")
+_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+
+
+@verb_without_daemon("bgctl agent install claude", "bgctl agent install codex --project --yes")
+@with_options(_client, _project, _yes)
+def install_command(client: str, *, project: bool, yes: bool) -> int:
+    """Add a server, hooks and a skill to the files of a client.
+
+    Claude Code or Codex can then submit jobs, and is told how they end. Shows what it will write, and asks.
+
+    The files are your own, or with --project those of the project in this folder. Nothing of yours changes;
+    `bgctl agent remove` takes out exactly what was written.
+    """
+    return _apply(list(_additions(client, project=project)), yes=yes, hint=_NEXT[client])
+
+
+@verb_without_daemon("bgctl agent print codex")
+@with_options(click.argument("client", type=click.Choice(_CLIENTS), required=False), _project)
+def print_command(client: str | None, *, project: bool) -> None:
+    """Show what `bgctl agent install` would write.
+
+    The default is all clients.
+    """
+    clients = _CLIENTS if client is None else [client]
+    changes = [change for each in clients for change in _additions(each, project=project)]
+    answer([change.as_json() for change in changes], *(change.diff() for change in changes))
+
+
+@verb_without_daemon("bgctl agent remove claude", "bgctl agent remove codex --project --yes")
+@with_options(_client, _project, _yes)
+def remove_command(client: str, *, project: bool, yes: bool) -> int:
+    """Take out what `bgctl agent install` has written.
+
+    What was changed since stays; a message names it, and the exit code is 1. Folders that are empty then are
+    deleted.
+    """
+    changes, is_complete = [], True
+    for part in _parts(client, project=project):
+        try:
+            changes += part.change(part.removed)
+        except Refused as error:
+            say(f"left as it is: {error}")
+            is_complete = False
+    return _apply(changes, yes=yes) or (0 if is_complete else exit_codes.REFUSED)
+
+
+agent_command = verb_group(
+    "agent",
+    "Let coding agents use bgd: Claude Code and Codex.",
+    print_command,
+    install_command,
+    remove_command,
+)
+
+
+def _additions(client: str, *, project: bool) -> Iterator[_Change]:
+    for part in _parts(client, project=project):
+        yield from part.change(part.added)
+
+
+def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
+    """Show changes, ask, and make them; return the exit code."""
+    if changes and not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: add --yes")
+        click.echo("\n".join(change.diff() for change in changes), err=True)
+        if not is_confirmed("Change these files?"):
+            return exit_codes.REFUSED
+    for change in changes:
+        change.make()
+    said = [f"{'deleted' if change.after is None else 'wrote'} {change.path}" for change in changes]
+    if changes and hint:
+        said.append(hint)
+    report([change.as_json() for change in changes], *said or ["nothing to change"])
+    return 0
+
+
+class _Change(NamedTuple):
+    """What is to become of a file; None: there is none."""
+
+    path: Path
+    before: str | None
+    after: str | None
+
+    def diff(self) -> str:
+        """Return the lines that change, without others, which may be secret."""
+        before, after = ((text or "").splitlines() for text in (self.before, self.after))
+        old, new = ("/dev/null" if text is None else str(self.path) for text in (self.before, self.after))
+        return "\n".join(map(visible, unified_diff(before, after, old, new, n=0, lineterm="")))
+
+    def as_json(self) -> dict[str, str]:
+        return {"path": str(self.path), "diff": self.diff()}
+
+    def make(self) -> None:
+        """Replace the file at once, or delete it with its empty folders; a link stays one."""
+        target = Path(os.path.realpath(self.path))
+        if self.after is None:
+            target.unlink()
+            with suppress(OSError):  # of the first that is not empty
+                for folder in takewhile(_may_be_made, self.path.parents):
+                    folder.rmdir()
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
+        try:
+            with new.open("xb") as file:
+                if self.before is not None:
+                    os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
+                file.write(self.after.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _may_be_made(folder: Path) -> bool:
+    return folder.name in {"bgd", "skills", ".claude", ".agents", ".codex"} and folder != Path.cwd()
+
+
+class _Part(NamedTuple):
+    """A file that gets a part of ours: its text with and without it; either may be refused. None: no file."""
+
+    path: Path
+    added: Callable[[str | None], str]
+    removed: Callable[[str | None], str | None]
+
+    def change(self, edit: Callable[[str | None], str | None]) -> list[_Change]:
+        """Return the change that an edit of the file's text means; none if it means none.
+
+        Raises:
+            Refused: the file cannot be used.
+        """
+        try:
+            before = self.path.read_bytes().decode() if self.path.exists() else None
+            after = edit(before)
+        except (OSError, ValueError, Refused) as error:
+            raise Refused(f"{self.path}: {getattr(error, 'strerror', None) or error}") from error
+        if after == before:
+            return []
+        if before is not None and not os.access(self.path, os.W_OK):
+            raise Refused(f"{self.path} is read-only")
+        return [_Change(self.path, before, after)]
+
+
+# --- which files, and what in them: docs/agents.md says who describes these formats ------------------------
+
+
+def _parts(client: str, *, project: bool) -> list[_Part]:
+    home = Path.cwd() if project else Path(home_folder(os.environ))
+    variable = {"claude": "CLAUDE_CONFIG_DIR", "codex": "CODEX_HOME"}[client]
+    moved = "" if project else os.environ.get(variable, "")
+    folder = Path(moved or home / f".{client}")
+    bgctl = _own_command()
+    hook = {"type": "command", "command": f"{shlex.quote(bgctl)} inbox --hook", "timeout": _HOOK_SECONDS}
+    skills = (folder if client == "claude" else home / ".agents") / "skills"
+    skill = _sealed(f"{_SKILL.read_text()}\n", _SKILL_END)
+    skill_part = _Part(skills / "bgd/SKILL.md", partial(_skill_added, skill), _skill_removed)
+    if client == "codex":
+        fields = ", ".join(f"{name} = {json.dumps(value)}" for name, value in hook.items())
+        tables = [f'[mcp_servers.bgd]\ncommand = {json.dumps(bgctl)}\nargs = ["mcp"]\n']
+        tables += [f"[[hooks.{event}]]\nhooks = [{{ {fields} }}]\n" for event in _EVENTS]
+        block = _sealed("\n".join([_BLOCK_BEGIN, *tables]), _BLOCK_END)
+        return [_Part(folder / "config.toml", partial(_block_added, block), _block_removed), skill_part]
+    servers = home / ".mcp.json" if project else Path(moved or home) / ".claude.json"
+    server: list[_Entry] = [(("mcpServers", "bgd"), {"command": bgctl, "args": ["mcp"]})]
+    hooks: list[_Entry] = [(("hooks", event, None), {"hooks": [hook]}) for event in reversed(_EVENTS)]
+    return [
+        _Part(servers, partial(_json_added, server), partial(_json_removed, server)),
+        _Part(folder / "settings.json", partial(_json_added, hooks), partial(_json_removed, hooks)),
+        skill_part,
+    ]
+
+
+def guide() -> str:
+    """Return the page that tells a coding agent how to use bgd: the skill without its front matter."""
+    return _SKILL.read_text().split("---\n", 2)[2].lstrip()
+
+
+def _own_command() -> str:
+    """Return bgctl as a client has to call it: by name if PATH leads to this one."""
+    own = Path(sys.executable).with_name("bgctl")
+    found = shutil.which("bgctl")
+    return "bgctl" if found and os.path.realpath(found) == os.path.realpath(own) else str(own)
+
+
+_Entry = tuple[json_edit.Path, dict[str, Any]]  # where in a JSON document, and what
+
+_SKILL = Path(__file__).with_name("SKILL.md")
+_EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
+_HOOK_SECONDS = 10  # for a hook; it takes a fraction of a second
+_NEXT = {
+    "claude": "Claude Code reads this when a session starts",
+    "codex": "Codex reads this when a session starts; type /hooks there to trust the hooks, or it skips them",
+}
+
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def _json_added(entries: list[_Entry], text: str | None) -> str:
+    new = _json_in(text)
+    for path, value in entries:
+        if not new or json_edit.removed(new, path, partial(eq, value)) == new:
+            new = json_edit.added(_without(new, path, value), path, value)
+    return new
+
+
+def _json_removed(entries: list[_Entry], text: str | None) -> str | None:
+    left = _json_in(text)
+    for path, value in entries:
+        left = _without(left, path, value)
+    return left or None
+
+
+def _json_in(text: str | None) -> str:
+    """Return valid JSON text; "": there is no file."""
+    json.loads("{}" if text is None else text)
+    return text or ""
+
+
+def _without(text: str, path: json_edit.Path, value: dict[str, Any]) -> str:
+    """Return JSON text without our value, which may call bgctl by another path.
+
+    Raises:
+        Refused: another value is there in its place.
+    """
+    left = text and json_edit.removed(text, path, lambda found: _shape(found) == _shape(value))
+    if left and json_edit.removed(left, path, partial(_is_similar, path)) != left:
+        raise Refused(f"{' '.join(filter(None, path))} {_CHANGED}")
+    return left
+
+
+def _is_similar(path: json_edit.Path, found: object) -> bool:
+    return path[-1] is not None or "inbox --hook" in json.dumps(found)
+
+
+def _shape(value: object) -> str:
+    return re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', json.dumps(value))
+
+
+# --- TOML and text -----------------------------------------------------------------------------------------
+
+
+def _block_added(block: str, text: str | None) -> str:
+    if text is None or block in text:
+        return text or block
+    tomllib.loads(text)
+    left = _block_removed(text)
+    new = block if left is None else f"{left}\n{block}"
+    tomllib.loads(new)
+    return new
+
+
+def _block_removed(text: str | None) -> str | None:
+    if text is None or (begin := text.find(_BLOCK_BEGIN)) < 0:
+        return text
+    found = _BLOCK.match(text, begin)
+    if not found or not _is_sealed(found.group(), _BLOCK_END) or not _IS_SEPARATE.match(text, found.end()):
+        raise Refused(f"the part of bgctl {_CHANGED}")
+    left = text[:begin].removesuffix("\n") + text[found.end() :]
+    tomllib.loads(left)
+    return left if begin else (left or None)
+
+
+def _skill_added(skill: str, text: str | None) -> str:
+    _skill_removed(text)
+    return skill
+
+
+def _skill_removed(text: str | None) -> None:
+    if text is not None and not _is_sealed(text, _SKILL_END):
+        raise Refused(f"it {_CHANGED}")
+
+
+def _sealed(text: str, end: str) -> str:
+    """Return a text of ours with a last line that shows whether somebody has changed it."""
+    return f"{text}{end.format(f'{crc32(text.encode()):08x}')}\n"
+
+
+def _is_sealed(text: str, end: str) -> bool:
+    whole, _, _ = text.removesuffix("\n").rpartition("\n")
+    return text == _sealed(f"{whole}\n", end)
+
+
+_CHANGED = "was changed, or is not from bgctl: edit or remove it by hand"
+_SKILL_END = "<!-- written by bgctl agent install, checksum {} -->"
+_BLOCK_BEGIN = "# >>> written by bgctl agent install\n"
+_BLOCK_END = "# <<< written by bgctl agent install, checksum {}"
+_BLOCK = re.compile(f"{_BLOCK_BEGIN}.*?{_BLOCK_END.format('[0-9a-f]{8}')}\n", re.DOTALL)
+_IS_SEPARATE = re.compile(r"(?:\s|#.*)*(?:\[|\Z)")  # a key after the block would join the table before it
