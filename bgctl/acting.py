@@ -15,7 +15,16 @@ import click
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import answer, global_options, is_confirmed, print_json_array, say
+from bgctl.common import (
+    answer,
+    global_options,
+    is_confirmed,
+    may_ask,
+    print_json_array,
+    say,
+    wants_bar,
+    with_remedy,
+)
 from bgctl.options import (
     DURATION,
     FINISHED,
@@ -122,7 +131,9 @@ def edit_command(
     if argv:
         changes["argv"] = argv
     if not changes:
-        raise click.UsageError("nothing to change: give options or a program after --")
+        raise click.UsageError(
+            "nothing to change: give options or a program after --, see 'bgctl edit --help'"
+        )
     changes["check"] = not no_check
     try:
         return _perform(daemon, "edit", lambda daemon, ids: daemon.edit(ids, **changes), options, **changes)
@@ -287,8 +298,8 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
     found = chain.from_iterable(act(replace(where, dry_run=True)))
     if dry_run:
         return _print_dry_run(name, found)
-    wants_bar = sys.stderr.isatty()
-    total = sum(1 for _ in found) if wants_bar or not yes else 0
+    has_bar = wants_bar(sys.stderr)
+    total = sum(1 for _ in found) if has_bar or not yes else 0
     also_lost = _AND_LOGS if name == "remove" else ""
     if not (yes or _is_confirmed(VERBS[name].done, total, also_lost)):
         return exit_codes.REFUSED
@@ -296,7 +307,7 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
         return _report(name, chain.from_iterable(act(where)))
     states, errors = Counter[State | None](), list[BgdError]()
     try:
-        with progress_bar(name, total, wanted=wants_bar and total > _FEW) as advance:
+        with progress_bar(name, total, wanted=has_bar and total > _FEW) as advance:
             for results in act(where):
                 states.update(result.state for result in results)
                 refused = filter(None, map(error_in, results))
@@ -325,12 +336,12 @@ def _is_confirmed(
         hint: what to add to the error, for example how to see the jobs first.
 
     Raises:
-        UsageError: stdin is not a terminal.
+        UsageError: nobody can answer.
     """
     if count <= 1:
         return True
     name = click.get_current_context().info_name or ""
-    if not sys.stdin.isatty():
+    if not may_ask():
         raise click.UsageError(f"{count} jobs would be {done}: confirm with --yes{hint}")
     return is_confirmed(f"{name.capitalize()} {count} jobs{also_lost}?")
 
@@ -367,7 +378,7 @@ def _report(name: str, results: Iterable[ActResult]) -> int:
 def _say_errors(errors: list[BgdError], count: int) -> int:
     """Print errors, the first of `count`; return 0 if there are none, else the exit code of the first."""
     for error in errors:
-        say(str(error))
+        say(with_remedy(error))
     if count > len(errors):
         say(f"{count - len(errors)} more jobs were refused")
     return exit_codes.exit_code_of_error(errors[0]) if errors else 0

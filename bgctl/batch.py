@@ -37,10 +37,10 @@ from bgctl.commands import (
     say_once_what_a_reboot_does,
     say_what_is_not_passed_on,
 )
-from bgctl.common import global_options, print_json, say, writing_to_stdout
+from bgctl.common import answer, global_options, say, wants_bar, writing_to_stdout
 from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.options import FILE, TYPES, job_options, whole_number, with_command_options
-from bgctl.verbs import verb
+from bgctl.verbs import quiet_option, verb
 from bgd import Client, Job
 from bgd.brief import quoted
 from bgd.client.batch import Taken, new_batch_of
@@ -87,6 +87,7 @@ _FOLLOW_UP, _WORDS = TYPES[FollowUp]
 @click.option("--then", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once all jobs have succeeded.")
 @click.option("--catch", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once the first job has failed.")
 @click.option("--finally", "finally_", type=_FOLLOW_UP, metavar=_WORDS, help="Run this once all have ended.")
+@quiet_option
 @click.option("-j", "--jobs", type=whole_number(1, MAX_SLOTS), metavar="N", help="Run N of them at once.")
 @click.argument("paths", nargs=-1, type=FILE, metavar="[FILE|-]")
 def batch_command(
@@ -476,6 +477,8 @@ class IdPrinter:
 
     def add(self, taken: Taken) -> None:
         """Print the jobs of some lines, as far as their range is complete."""
+        if global_options().quiet:
+            return
         if self._is_json:
             documents = []
             for line, job in lines_and_jobs(taken.runs):
@@ -500,7 +503,7 @@ class IdPrinter:
 
     def print_json(self, document: dict[str, object]) -> None:
         with self._printing:
-            print_json(document)
+            answer(document)
 
 
 class Bar:
@@ -513,7 +516,7 @@ class Bar:
         self._source = source
         self._since = time.monotonic()
         self._display: ProgressDisplay | None = None
-        self._is_wanted = sys.stderr.isatty()
+        self._is_wanted = wants_bar(sys.stderr)
         self._is_waiting = False
 
     def __enter__(self) -> None:

@@ -168,16 +168,14 @@ _LONG_DELAY = 3600.0  # seconds
 _TOLD = "reboot.told"  # a file that marks the warning as given
 
 
-def wait_or_follow(
-    daemon: Client, job: Job, *, wait: bool = False, follow: bool = False, raw: bool = False
-) -> int:
+def wait_or_follow(daemon: Client, job: Job, *, wait: bool, follow: bool) -> int:
     """Wait for a job or follow its output if asked to; return the exit code."""
     say_obstacle(job)
     if not (wait or follow):
         return 0
     from bgctl.output import follow_job, report_end  # noqa: PLC0415 - most submits do not wait
 
-    return follow_job(daemon, job, raw=raw) if follow else report_end(job.wait())
+    return follow_job(daemon, job) if follow else report_end(job.wait())
 
 
 def say_obstacle(job: Job) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from msgspec import Struct
@@ -16,7 +16,7 @@ from bgctl.columns import aligned
 from bgctl.plain import Begun
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
-from bgd.errors import BgdError, Refused
+from bgd.errors import BgdError, NoSuchJob, Refused
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class GlobalOptions(Struct, frozen=True, kw_only=True):
     user: bool = False
     system: bool = False
     json: bool = False
+    quiet: bool = False
     color: str = "auto"
 
 
@@ -98,7 +99,9 @@ def _client_options() -> dict[str, Any]:
 
 
 def say(message: str) -> None:
-    """Print a message, which is not data, to stderr."""
+    """Print a message, which is not data, to stderr; nothing with --quiet."""
+    if global_options().quiet:
+        return
     print(f"bgctl: {one_line(message)}", file=sys.stderr, flush=True)
 
 
@@ -114,6 +117,12 @@ def is_confirmed(question: str) -> bool:
     return is_yes
 
 
+def with_remedy(error: BaseException) -> str:
+    """Return an error with the command that helps."""
+    is_id = isinstance(error, NoSuchJob) and "`" not in str(error)
+    return f"{error}: `bgctl list --all` lists jobs" if is_id else str(error)
+
+
 @contextmanager
 def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
     """If stdout cannot be written, for example on a full disk, also say what is done anyway."""
@@ -126,16 +135,18 @@ def writing_to_stdout(what_is_done: Callable[[], str]) -> Iterator[None]:
 
 
 def report(document: object, *messages: str) -> None:
-    """Print a JSON document if that is asked for, else say some messages."""
+    """Print a JSON document if that is asked for, else say some messages; nothing with --quiet."""
     if global_options().json:
-        print_json(document)
+        answer(document)
     else:
         for message in messages:
             say(message)
 
 
 def answer(document: object, *lines: object) -> None:
-    """Print a JSON document if that is asked for, else lines of text."""
+    """Print a JSON document if that is asked for, else lines of text; nothing with --quiet."""
+    if global_options().quiet:
+        return
     if global_options().json:
         print_json(document)
     else:
@@ -198,6 +209,25 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def is_screen() -> bool:
+    """Return whether stdout is a terminal that shows colors and draws lines again."""
+    return is_terminal() and not _is_dumb()
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM") == "dumb"
+
+
+def wants_bar(stream: TextIO) -> bool:
+    """Return whether to draw a progress bar on a stream."""
+    return stream.isatty() and not (_is_dumb() or _is_on("CI") or global_options().quiet)
+
+
+def may_ask() -> bool:
+    """Return whether somebody can answer a question on stdin; build servers may give a terminal, too."""
+    return sys.stdin.isatty() and not _is_on("CI")
+
+
 def has_colors() -> bool:
     """Return whether to print colors to stdout."""
     match global_options().color:
@@ -205,8 +235,14 @@ def has_colors() -> bool:
             return True
         case "never":
             return False
+        case _ if os.environ.get("NO_COLOR"):  # https://no-color.org
+            return False
         case _:
-            return is_terminal() and not os.environ.get("NO_COLOR")  # https://no-color.org
+            return _is_on("FORCE_COLOR") or is_screen()  # https://force-color.org
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "") not in {"", "0", "false"}
 
 
 def state_color(job: Job) -> str | None:

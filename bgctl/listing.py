@@ -139,8 +139,8 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
 def print_list(daemon: Client, query: Query, *, only_ids: bool = False) -> None:
     """Print jobs: as JSON, as a table, or as columns for programs."""
     as_table = not (global_options().json or only_ids) and (
-        is_terminal() or has_colors()
-    )  # colors: for `less -R`
+        is_terminal() or global_options().color == "always"
+    )  # colors: for `less -R`; $FORCE_COLOR does not change what programs read
     columns, lines = screen_size()
     fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
     usages = running_usages(daemon) if query.needs_usage else None

@@ -180,7 +180,9 @@ def _print_path(daemon: Client, job_id: int, attempt: int | None) -> int:
     attempts = daemon.attempts(job_id)
     found = [each for each in attempts if attempt in {None, each.attempt}]
     if not found:
-        raise Refused(f"job {job_id} has no attempt {attempt or 'yet'}")
+        raise Refused(
+            f"job {job_id} has no attempt {attempt or 'yet'}: `bgctl show {job_id}` shows those it has"
+        )
     shown = found[-1]
     exists = _exists(shown.log_path)
     if not exists and shown.outcome is not None:

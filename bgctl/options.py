@@ -406,6 +406,9 @@ ARGUMENT = _path("file", may_be_empty=True)
 DURATION = Parsed("duration", _duration)
 FILE = _path("file")
 FUTURE_TIME = Parsed("when", _future_time)
+MAX_OUTPUT = _text_type(
+    "size", Annotated[int, Meta(ge=1000, le=16 << 20)], "a size from 1kB to 16MiB", parse_size
+)
 NAME = _text_type("text", spec.Name, f"a text of 1 to {spec.MAX_NAME} characters")
 NOTIFY_NAME = _text_type("name", spec.NotifyName, spec.NOTIFY_NAME)
 PAST_TIME = Parsed("when", lambda text: FILTERS["since"].read(text, time.time()))

@@ -6,12 +6,24 @@ import codecs
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import pairwise
 
+from msgspec.structs import replace
+
 from bgctl import exit_codes
-from bgctl.common import begun, global_options, is_terminal, print_json, say, writing_to_stdout
+from bgctl.common import (
+    begun,
+    global_options,
+    is_screen,
+    is_terminal,
+    print_json,
+    report,
+    say,
+    writing_to_stdout,
+)
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
@@ -20,11 +32,11 @@ from bgd.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
 
 
-def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
+def follow_job(daemon: Client, job: Job, *, raw: bool = False, most: int | None = None) -> int:
     """Print a new job's output until it has finished; return its exit code.
 
     Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`,
-    print the output unchanged.
+    print the output unchanged. `most`: print at most so many bytes, messages included.
     """
     already = begun()
     attempt, offset = already.shown or (None, None)
@@ -35,7 +47,7 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
                 raise KeyboardInterrupt  # noqa: TRY301 - it is handled as one from now on
             if already.is_lost:
                 daemon.reconnect()
-            return _follow(daemon, job, printer, attempt or 0, offset)
+            return _follow(daemon, job, printer, attempt or 0, offset, most)
     except DaemonUnreachable as error:
         printer.end_line()
         raise DaemonUnreachable(f"{error}; {maybe_goes_on(job.id, _how_to_return(job))}") from error
@@ -48,19 +60,67 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False) -> int:
     return report_end(job.wait())
 
 
-def _follow(daemon: Client, job: Job, printer: LogPrinter, attempt: int, offset: int | None) -> int:
+def _follow(
+    daemon: Client, job: Job, printer: LogPrinter, attempt: int, offset: int | None, most: int | None
+) -> int:
     if is_terminal():
         from bgctl.showing import say_if_waiting  # noqa: PLC0415 - it imports the parser
 
         say_if_waiting(daemon, job.id)
     timestamps = global_options().json
-    for part in daemon.logs(job.id, attempt=attempt, offset=offset, follow=True, timestamps=timestamps):
+    parts = daemon.logs(job.id, attempt=attempt, offset=offset, follow=True, timestamps=timestamps)
+    for part in parts if most is None else head_and_tail(job.id, parts, most):
         printer.write(part)
     printer.end()
     job.wait()
     if exit_code_of_job(job):
         printer.end_line()
     return report_end(job)
+
+
+def head_and_tail(job_id: int, parts: Iterable[LogPart], most: int) -> Iterator[LogPart]:
+    """Yield the first bytes of output as they come, and at its end the last ones, in bounded memory.
+
+    The first part after a gap says how many bytes are left out before it, and which command shows them.
+    """
+    room = half = (most - _MESSAGES) // 2
+    tail, held, left_out, gap = deque[LogPart](), 0, 0, (1, 0)
+    for part in parts:
+        rest = part
+        if room:
+            head, rest = _cut(part, room)
+            yield head
+            room = 0 if rest.data else room - len(head.data)
+            gap = rest.attempt, rest.offset
+        if rest.data or rest.left_out:
+            tail.append(rest)
+            held += len(rest.data)
+        while held > half:
+            gone, rest = _cut(tail.popleft(), held - half)
+            held -= len(gone.data)
+            left_out += gone.left_out + len(gone.data)
+            if rest.data:
+                tail.appendleft(rest)
+    if left_out:
+        attempt, begin = gap
+        piece = f"--attempt {attempt} --after-byte {begin} --max-bytes {most}"
+        why = f"over --max-output; `bgctl logs {job_id} {piece}` shows more"
+        tail[0] = replace(tail[0], left_out=left_out + tail[0].left_out, missing=why)
+    yield from tail
+
+
+def _cut(part: LogPart, size: int) -> tuple[LogPart, LogPart]:
+    """Cut a part in two; the first gets `size` bytes, and the rest of a character there."""
+    following = part.data[size : size + _LONGEST_CHARACTER]
+    size += len(following) - len(following.lstrip(_CONTINUATION))
+    times = [(max(start - size, 0), at) for start, at in part.times]
+    rest = LogPart(part.id, part.attempt, part.data[size:], times, offset=part.offset + size)
+    return replace(part, data=part.data[:size]), rest
+
+
+_CONTINUATION = bytes(range(0x80, 0xC0))  # every byte of a character in UTF-8 except for the first
+_LONGEST_CHARACTER = 4  # bytes
+_MESSAGES = 500  # bytes that are kept for what bgctl says besides the output
 
 
 def leave(daemon: Client, job_id: int, code: int, how_to_return: str) -> int:
@@ -81,12 +141,10 @@ def maybe_goes_on(job_id: int, how_to_return: str) -> str:
 
 def report_end(job: Job) -> int:
     """Say how a finished job ended, if it did not succeed; return its exit code."""
-    if global_options().json:
-        print_json(job_as_json(job.view))
-    elif code := exit_code_of_job(job):
-        say(f"job {job.id} {describe_end(job)}")
-        return code
-    return exit_code_of_job(job)
+    code = exit_code_of_job(job)
+    if code or global_options().json:
+        report(job_as_json(job.view), f"job {job.id} {describe_end(job)}")
+    return code
 
 
 def _how_to_return(job: Job) -> str:
@@ -135,7 +193,7 @@ class LogPrinter:
         self._attempt = attempt
         self._is_mid_line = False
         self.is_empty = True
-        self._escaper = TerminalEscaper(sys.stdout.encoding)
+        self._escaper = TerminalEscaper(sys.stdout.encoding, redraws=is_screen())
         self._pipe = PipeOutput()
         self._json_decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._is_colored = False

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bgctl import exit_codes
-from bgctl.common import COMPLETION_VARIABLE
+from bgctl.common import COMPLETION_VARIABLE, with_remedy
 from bgd.errors import BgdError, shorten
 from bgd.escape import one_line
 
@@ -39,7 +39,7 @@ def _run(arguments: list[str], begun: Begun | None) -> int:
     except (BgdError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             raise  # of stdout
-        return _complain(str(error), exit_codes.exit_code_of_error(error))
+        return _complain(with_remedy(error), exit_codes.exit_code_of_error(error))
     except Exception as error:  # a traceback does not help the user
         if os.environ.get("BGD_DEBUG"):
             raise

@@ -243,7 +243,9 @@ def edit_command(
     if no_check:
         values["check"] = False
     if not values and not argv:
-        raise click.UsageError("nothing to change: name at least one option")
+        raise click.UsageError(
+            "nothing to change: give at least one option, see 'bgctl schedule edit --help'"
+        )
     with program_of(argv, shell=shell, verb=f"schedule edit {schedule}", does="stores") as words:
         view = daemon.schedules.edit(schedule, words or None, **values)
     report(_as_json(view), f"schedule {schedule} is changed{_next_in_words(view)}")

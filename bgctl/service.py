@@ -90,7 +90,7 @@ def remove_command(*, interrupt: bool) -> None:
     own = [path for path in _files(manager) if _is_ours(path)]
     is_used = status["enabled"] or status["pid"] or status["launcher_pid"]
     if not (own or is_used):
-        raise Refused(f"{manager.what} is not installed")
+        raise Refused(f"{manager.what} is not installed: `bgctl service install` installs it")
     if is_used and not interrupt and (running := _running_jobs(manager)):
         raise Refused(
             f"running jobs would be interrupted: {running}: wait for them with `bgctl wait`, or use"

@@ -18,6 +18,7 @@ from bgctl.commands import (
 from bgctl.common import global_options, say
 from bgctl.options import (
     ARGUMENT,
+    MAX_OUTPUT,
     job_options,
     no_check_option,
     with_call_options,
@@ -25,7 +26,7 @@ from bgctl.options import (
     with_options,
 )
 from bgctl.plain import input_waits
-from bgctl.verbs import verb
+from bgctl.verbs import quiet_option, verb
 from bgd import Client
 from bgd.client.specs import with_references
 
@@ -41,7 +42,7 @@ GROUPS = {
     "On a cluster": "cpus memory nodes gpus gres time partition account slurm_options",
     "Keys": "key key_until key_for debounce limit on_limit",
     "Limits": "timeout stop_signal keep_leftovers nice memory_max cpu_max pids_max open_files core_max",
-    "Input and output": "stdin interactive pty raw wait follow",
+    "Input and output": "stdin interactive pty raw most quiet wait follow",
     "Finding it": "name tags",
 }
 
@@ -68,6 +69,7 @@ shell_option = click.option("--shell", is_flag=True, help="Run PROGRAM, one quot
 with_end_options = with_options(
     click.option("--wait", is_flag=True, help="Wait for the job and exit with its code."),
     click.option("-f", "--follow", is_flag=True, help="Show the output and exit with the job's code."),
+    quiet_option,
 )
 
 
@@ -160,6 +162,7 @@ def call_command(
 @verb(
     "bgctl run make test",
     "bgctl run --timeout 1h -- ./import.sh --all",
+    "bgctl run --max-output 4KB make test",
     ends_options=True,
     cls=JobVerb,
     autostart=True,
@@ -168,23 +171,32 @@ def call_command(
 @shell_option
 @_no_check
 @click.option("--raw", is_flag=True, help="Print the output unchanged.")
+@click.option(
+    "--max-output", "most", type=MAX_OUTPUT, metavar="SIZE", help="Print only the first and last bytes."
+)
+@quiet_option
 @click.option("-i", "stdin", flag_value="-", help="Pass stdin to the command, as --stdin - does.")
 @click.option("-it", "interactive", is_flag=True, help="Type into the command's terminal while it runs.")
 @_program
-def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, raw: bool, **given: Any) -> int:
+def run_command(
+    daemon: Client, argv: tuple[str, ...], *, interactive: bool, raw: bool, most: int | None, **given: Any
+) -> int:
     """Queue a command, show its output, and exit with its code.
 
     Standard input is empty unless -i or --stdin is given. With --pty its output is printed unchanged.
 
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
+
+    --max-output prints the beginning of the output as it comes and its end when the job has finished: SIZE
+    bytes with the messages of bgctl, which say how much is left out in between and how to read it.
     """
     if interactive:
         from bgctl.attaching import attach, check_terminal  # noqa: PLC0415 - it imports an event loop
 
         check_terminal("run -it")
-        if given["stdin"]:
-            raise click.UsageError("-it types while the command runs: leave out -i and --stdin")
+        if given["stdin"] or most is not None:
+            raise click.UsageError("-it types while the command runs: leave out -i, --stdin and --max-output")
         given["pty"] = True
     how = {name: given.pop(name) for name in ("shell", "no_check")}
     options = job_options(daemon, given)
@@ -192,16 +204,23 @@ def run_command(daemon: Client, argv: tuple[str, ...], *, interactive: bool, raw
     if global_options().json:
         print_id(job)
     say_if_exists(job, options)
+    say_obstacle(job)
     if interactive:
-        say_obstacle(job)
         return attach(daemon, job.id, is_new=True)
+    from bgctl.output import follow_job  # noqa: PLC0415 - most submits do not wait
+
     # with its own terminal the job expects this one to obey its control characters
-    code = wait_or_follow(daemon, job, follow=True, raw=raw or options.get("pty", False))
-    if "stdin" not in options and "input" not in options and input_waits(argv):
+    code = follow_job(daemon, job, raw=raw or options.get("pty", False), most=most)
+    if "stdin" not in options and "input" not in options:
+        _say_if_input_waits(argv)
+    return code
+
+
+def _say_if_input_waits(argv: tuple[str, ...]) -> None:
+    if input_waits(argv):
         import shlex  # noqa: PLC0415 - hardly any command gets here
 
         say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
-    return code
 
 
 def json_option(option: str, text: str | None, kind: type[T]) -> T:

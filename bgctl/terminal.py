@@ -25,12 +25,14 @@ class TerminalEscaper:
     """Turns bytes, in pieces of any size, into text that is safe on a terminal of this encoding.
 
     An incomplete line is shown at once. If a carriage return rewrites it, it is drawn again.
+
+    `redraws`: the terminal can do that; otherwise an incomplete line is held back.
     """
 
-    def __init__(self, encoding: str = "utf-8") -> None:
+    def __init__(self, encoding: str = "utf-8", *, redraws: bool = True) -> None:
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._incomplete = ""
-        self._lines = LineRewriter(redraws=True)
+        self._lines = LineRewriter(redraws=redraws)
 
     def feed(self, data: bytes, *, is_last: bool = False) -> str:
         """Return the text that can be shown now; keep an incomplete sequence for the next call."""

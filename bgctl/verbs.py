@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bgctl.common import begun, client, set_global_options
+from bgctl.common import begun, client, has_colors, set_global_options
 from bgctl.options import FILE, with_options
 from bgd.errors import nearest
 
@@ -176,8 +176,15 @@ def with_global_options(*, hidden: bool) -> Callable[[F], F]:
     )
 
 
+def quiet_option(function: F) -> F:
+    """Add --quiet to a verb."""
+    help_ = "Print nothing but the output of the job and errors."
+    add = click.option("--quiet", is_flag=True, expose_value=False, callback=_remember, help=help_)
+    return add(function)
+
+
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
     if value and parameter.name:  # otherwise keep what was given before the verb
         set_global_options(**{parameter.name: value})
     if parameter.name == "color":
-        context.color = {"always": True, "never": False}.get(str(value), context.color)  # for click.echo
+        context.color = has_colors()  # for click.echo

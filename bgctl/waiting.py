@@ -6,22 +6,23 @@ import codecs
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import click
 
-from bgctl.common import answer, global_options, has_colors, is_terminal, report, say
+from bgctl.common import answer, global_options, has_colors, report, say, wants_bar
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
-from bgctl.verbs import verb
+from bgctl.verbs import quiet_option, verb
 from bgd import Client, Job
 from bgd.brief import progress_line
 from bgd.errors import Refused
 from bgd.escape import one_line
-from bgd.formatting import as_json, job_as_json
+from bgd.formatting import as_json, job_as_json, number_ranges
 from bgd.units import counted
 from bgd.wire.replies import LogPart
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
@@ -41,6 +42,7 @@ from bgd.wire.views import JobProgress, Progress
 @click.option("--progress", "shows_progress", is_flag=True, help="Show the progress of the jobs meanwhile.")
 @click.option("--match", metavar="REGEX", help="Wait for a line of output that matches; print it.")
 @click.option("--timeout", type=DURATION, metavar="D", help="Give up after D and exit with 75.")
+@quiet_option
 def wait_command(
     daemon: Client,
     selection: Selection,
@@ -52,8 +54,9 @@ def wait_command(
 ) -> int:
     """Wait until jobs have finished, and print how they ended.
 
-    The default is your latest job. Filters select jobs that are unfinished now. For one job, exit with its
-    code; for several, exit with 0 if all succeeded, else 1.
+    The default is your latest job. Filters select jobs that are unfinished now. For one job, and with --any,
+    exit with the job's code; for several, exit with 0 if all succeeded, else 1. With --json print each job as
+    it finishes, and at the timeout those that have not.
 
     --match REGEX waits for a line in the output of one job, from its first attempt on, and exits with 0 when
     it is there, or with 1 when the job has finished without it. REGEX is a Python regular expression and may
@@ -68,21 +71,36 @@ def wait_command(
     if not job_ids:
         say("no jobs match")
     finished = []
-    with _reporter(len(job_ids), shows_progress=shows_progress) as (show_progress, show_end):
-        on_progress = show_progress if shows_progress else None
-        for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
-            show_end(job)
-            finished.append(exit_code_of_job(job))
-            if any_of_them:
-                break
-    if len(job_ids) == 1:
+    for job in _finishing(daemon, job_ids, timeout, shows_progress=shows_progress):
+        finished.append(exit_code_of_job(job))
+        if any_of_them:
+            break
+    if len(finished) == 1:
         return finished[0]
     return FAILED if any(finished) else 0
 
 
+def _finishing(
+    daemon: Client, job_ids: list[int], timeout: float | None, *, shows_progress: bool
+) -> Iterator[Job]:
+    """Yield jobs as they finish, each after it was shown; show the others at the timeout, as JSON."""
+    unfinished = dict.fromkeys(job_ids)
+    try:
+        with _reporter(len(job_ids), shows_progress=shows_progress) as (show_progress, show_end):
+            on_progress = show_progress if shows_progress else None
+            for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
+                show_end(job)
+                del unfinished[job.id]
+                yield job
+    except TimeoutError as error:
+        for job_id in unfinished if global_options().json else ():
+            answer(job_as_json(daemon.job(job_id).view))
+        raise TimeoutError(f"{error}; `bgctl wait {number_ranges(unfinished)}` waits longer") from error
+
+
 def _reporter(jobs: int, *, shows_progress: bool) -> AbstractContextManager[Reporter]:
     """Return what reports progress and ends: bars if the user wants progress on a terminal, else lines."""
-    if not shows_progress or global_options().json or not is_terminal():
+    if not shows_progress or global_options().json or not wants_bar(sys.stdout):
         return nullcontext((_print_progress, _print_end))
     return _bars(jobs)
 
@@ -235,7 +253,10 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
         waited = time.monotonic() - began
         if timeout is not None:
             waited = min(waited, timeout)
-        raise TimeoutError(f"no line of job {job_id} has matched {pattern!r} within {waited:.3g} s") from None
+        raise TimeoutError(
+            f"no line of job {job_id} has matched {pattern!r} within {waited:.3g} s;"
+            f" `bgctl logs -n 20 {job_id}` shows its last lines"
+        ) from None
     job = daemon.job(job_id).wait()
     say(f"no line of job {job_id} matches {pattern!r}, and the job is over: {describe_end(job)}")
     return FAILED

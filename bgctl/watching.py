@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from bgctl.common import client, global_options, is_terminal, print_json
+from bgctl.common import client, global_options, is_screen, print_json
 from bgctl.listing import (
     GROUPS,
     USAGE_KEYS,
@@ -59,7 +59,7 @@ def watch_jobs(daemon: Client, query: Query) -> None:
     if query.needs_usage:
         raise click.UsageError("a watched list shows no usage: use `bgctl top`")
     is_json = global_options().json
-    if not (is_json or is_terminal()):
+    if not (is_json or is_screen()):
         raise click.UsageError("a list can be watched only on a terminal: use --json, or `bgctl events -f`")
     with client() as events, _screen(is_used=not is_json):
         changes = _Changes(events)
@@ -95,7 +95,7 @@ def top_command(daemon: Client, *, sort: str) -> None:
     100% CPU is one processor. It counts all processes of a job, over the seconds since the previous snapshot.
     """
     query = Query(filters={"states": GROUPS[0]}, shows_all=True, sort=sort)
-    if global_options().json or not is_terminal():
+    if global_options().json or not is_screen():
         print_list(daemon, query)
         return
     with _screen(is_used=True):

@@ -131,7 +131,7 @@ def nearest(name: str, known: Iterable[str], others: str = "known are") -> str:
     if alike := difflib.get_close_matches(name, neighbours, n=1, cutoff=0.6):
         return f"did you mean {alike[0]}?"
     more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
-    return f"{others} {', '.join(known[:_MAX_NAMED])}{more}"
+    return f"{others} {', '.join(known[:_MAX_NAMED]) or 'none'}{more}"
 
 
 _MAX_COMPARED = 200  # names: 10,000 of 64 characters take a second

@@ -25,6 +25,7 @@ SLOWNESS = float(os.environ.get("TESTS_SLOWNESS", "1"))  # more than 1 on an emu
 DEADLINE = 60.0 * SLOWNESS  # seconds; far more than anything takes, so that tests pass on a busy machine
 
 WIDTH = 80  # columns of a terminal, by default
+_OF_CALLER = ("BGD_", "XDG_", "CI", "FORCE_COLOR", "NO_COLOR")  # variables that change what bgd and bgctl do
 
 
 class Home:
@@ -39,7 +40,7 @@ class Home:
         self.folder = folder
         self.state_dir = folder / ".local/state/bgd"
         self.socket = self.state_dir / "bgd.sock"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BGD_", "XDG_"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_CALLER)}
         self.env = kept | {"HOME": str(folder), "PYTHONPATH": str(ROOT), "TERM": "xterm", "LANG": "C.UTF-8"}
         self.env["BGD_HTTP_LISTEN"] = "127.0.0.1:0"  # any free port: another daemon may have the default one
 

@@ -197,8 +197,8 @@ class BatchActions:
             given = (request.batch, request.name, request.before, limit)
             found = await self._store.search(storage.views, *given)
             if not found and (request.batch is not None or request.name is not None):
-                named = f"is named {request.name!r}: `bgctl batch list` shows names and ids"
-                raise NoSuchJob(f"no batch {request.batch or named}")
+                which = request.batch or f"is named {request.name!r}"
+                raise NoSuchJob(f"no batch {which}: `bgctl batch list` shows names and ids")
             if not (request.wait and found and found[0].finished_at is None):
                 return found
             await self._ended(BatchId(found[0].id))

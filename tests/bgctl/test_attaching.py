@@ -496,7 +496,7 @@ def test_without_a_terminal_there_is_no_keyboard(daemon, words):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (("run", "-it", "-i", "cat"), "leave out -i and --stdin"),
+        (("run", "-it", "-i", "cat"), "leave out -i, --stdin and --max-output"),
         (("run", "-it", "--json", "cat"), "run -it prints no JSON"),
     ],
 )

@@ -327,7 +327,7 @@ async def test_a_batch_can_be_waited_for(config, launcher):
 @pytest.mark.parametrize(
     ("which", "why"),
     [
-        ({"batch": 7}, "no batch 7"),
+        ({"batch": 7}, "no batch 7: `bgctl batch list` shows names and ids"),
         ({"name": "x"}, "no batch is named 'x': `bgctl batch list` shows names and ids"),
     ],
 )
