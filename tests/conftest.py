@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in ("CLAUDE_CODE_SESSION_ID", "CODEX_THREAD_ID"):  # a coding agent may run the tests
+        os.environ.pop(name, None)
     # The tests start Python thousands of times; PYTHONDONTWRITEBYTECODE would compile all of bgd each time.
     for package in ("bgd", "bgctl"):
         compileall.compile_dir(ROOT / package, quiet=2)

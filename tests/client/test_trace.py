@@ -35,6 +35,19 @@ def test_a_job_that_names_no_session_is_of_that_of_the_caller(monkeypatch):
     assert [spec.session for spec in from_caller([SPEC, other])] == ["mine", "other"]
 
 
+@pytest.mark.parametrize("name", ["CLAUDE_CODE_SESSION_ID", "CODEX_THREAD_ID"])
+def test_a_job_of_a_coding_agent_is_of_the_session_of_that(monkeypatch, name):
+    monkeypatch.setenv(name, "0199-a1")
+    assert from_caller([SPEC])[0].session == "0199-a1"
+
+    monkeypatch.setenv("BGD_SESSION", "mine")
+    assert from_caller([SPEC])[0].session == "mine"
+
+    monkeypatch.delenv("BGD_SESSION")
+    monkeypatch.setenv("BGD_JOB_ID", "12")  # it is a job of the agent that submits another
+    assert from_caller([SPEC])[0].session is None
+
+
 def test_the_variables_of_the_caller_are_its_trace(monkeypatch):
     monkeypatch.setenv("TRACEPARENT", PARENT)
     assert [spec.trace for spec in from_caller([SPEC, SPEC])] == [(PARENT, "")] * 2
