@@ -108,7 +108,7 @@ ROOMS = {
     ),
     "bgd/timezones.py": STANDARD,
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
-    " bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
+    " bgd.terminal bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
     "bgctl/plain.py": f"{STANDARD} bgctl bgd.client.inherited",
@@ -205,7 +205,7 @@ def test_only_one_function_makes_the_end_of_an_attempt():
 
 
 def test_only_the_supervisor_commits_jobs():
-    """All others write what concerns the whole database, such as its clock or generation."""
+    """All others write what concerns the whole database, such as its clock, or what readers did with ends."""
     writes = {
         (path.name, last_name(what))
         for path in SOURCES
@@ -225,6 +225,8 @@ def test_only_the_supervisor_commits_jobs():
         ("serving.py", "write_copy"),
         ("launching.py", "begin_generation"),
         ("retention.py", "save_retention_clock"),
+        ("inboxes.py", "mark_handed_out"),
+        ("inboxes.py", "acknowledge"),
     }
 
 

@@ -26,6 +26,7 @@ from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
 from bgd.daemon.control.handlers import RequestHandler
+from bgd.daemon.control.inboxes import Inboxes
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
@@ -216,6 +217,7 @@ class _Daemon:
             retention=self._retention,
             backups=self._backups,
             notifications=self._notifications,
+            inboxes=Inboxes(self._supervisor.subscriptions, self._store),
             shut_down=self._shut_down,
             reload=self._reload,
         )

@@ -31,6 +31,7 @@ class Subscriptions:
         self._of_state: dict[JobId, set[Subscription]] = {}
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
+        self._of_session: dict[tuple[int, str], set[Subscription]] = {}
         self._of_progress: dict[Subscription, set[JobId] | None] = {}  # the jobs it follows; None: all
         self.watches: list[Callable[[], None]] = []
         self._look_timer: asyncio.TimerHandle | None = None
@@ -73,6 +74,24 @@ class Subscriptions:
                 yield subscription
             finally:
                 self._of_all.discard(subscription)
+
+    @contextmanager
+    def subscribe_to_session(self, session: tuple[int, str]) -> Iterator[Subscription]:
+        """Yield a Subscription to the inbox of a session of a user."""
+        subscription = Subscription(())
+        self._of_session.setdefault(session, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._of_session[session].discard(subscription)
+            if not self._of_session[session]:
+                del self._of_session[session]
+
+    def notify_sessions(self, sessions: Iterable[tuple[int, str]]) -> None:
+        """Notify those who wait for the inboxes of these sessions, which have something to hand out."""
+        for session in sessions:
+            for subscription in self._of_session.get(session, ()):
+                subscription.changed.set()
 
     @contextmanager
     def watch(self, subscription: Subscription, look: Callable[[], object]) -> Iterator[None]:

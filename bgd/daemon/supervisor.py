@@ -415,6 +415,7 @@ class Supervisor:
         self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             _call(self.on_finished)
+        self.subscriptions.notify_sessions(transaction.sessions)
         if transaction.has_notify_facts:
             _call(self.on_facts_saved)
         if transaction.removed:

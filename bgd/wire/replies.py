@@ -17,6 +17,7 @@ from bgd.wire.views import (
     EventView,
     Finding,
     GroupStats,
+    JobEnd,
     JobError,
     JobProgress,
     JobUsage,
@@ -97,6 +98,12 @@ class JobsPart(Reply, frozen=True, tag="jobs"):
     """Some jobs of a list, or a job that has finished."""
 
     jobs: list[JobView]
+
+
+class InboxPart(Reply, frozen=True, tag="inbox"):
+    """Some ends of jobs from an inbox, the oldest first."""
+
+    ends: list[JobEnd]
 
 
 class ProgressPart(Reply, frozen=True, tag="progress"):

@@ -48,10 +48,13 @@ MAX_ATTEMPT = 2**31
 MAX_TAIL = 1_000_000  # lines
 MAX_EVENT = 2**63 - 1  # the largest integer of SQLite
 MAX_KEPT = 2**53  # jobs
+MAX_ENDS = 1_000  # from one inbox in one answer
+DEFAULT_ENDS = 100
 
 RequestId = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 NewestJob = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # an id; 0: there has been no job
 Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
+EventNumber = Annotated[int, Meta(ge=1, le=MAX_EVENT)]
 AttemptNumber = Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
 LineNumber = Annotated[int, Meta(ge=0, le=2**53)]
 ROUND = 2**36  # what a line that runs again adds to its number, for each time that the batch was read again
@@ -247,6 +250,27 @@ class Wait(Request, frozen=True, tag="wait"):
     jobs: Jobs
     progress: bool = False
     only_now: bool = False
+
+
+class GetInbox(Request, frozen=True, tag="inbox", kw_only=True):
+    """-> InboxPart..., End: the oldest ends of jobs of a session of the client's user, leased to it.
+
+    Until they are acknowledged or this connection closes, no other one gets them; this one gets them again.
+
+    * `wait`: until there is one.
+    * `peek`: only look: all ends, also those that others have leased, and without a lease.
+    """
+
+    session: Name
+    wait: bool = False
+    peek: bool = False
+    limit: Annotated[int, Meta(ge=1, le=MAX_ENDS)] = DEFAULT_ENDS
+
+
+class AcknowledgeEnds(Request, frozen=True, tag="acknowledge"):
+    """-> Done, when that is on disk: the reader has seen these ends, and nobody gets them again."""
+
+    events: Annotated[list[EventNumber], Meta(max_length=MAX_IDS)]
 
 
 # --- acting on jobs ---------------------------------------------------------------------------------------

@@ -275,6 +275,33 @@ class EventView(Struct, frozen=True, kw_only=True):
     by: str | None = None  # the user who asked for it, if bgd did not do it by itself; not known of a submit
 
 
+class JobEnd(Struct, frozen=True, kw_only=True):
+    """The end of a job, from the inbox of its session: as it was then, because the job may have run again.
+
+    * `event`: the number of this end; growing, never reused.
+    * `outcome`, `exit_code`, `signal`: of its latest attempt; `cancelled` if the job was.
+    * `seconds`, `log_bytes`: how long that attempt ran, and how much it wrote; None: not known, or none ran.
+    * `redelivered`: it was handed out before, and not acknowledged.
+    * `tail`: the last lines of its output; the client reads them.
+    """
+
+    event: int
+    session: str
+    job: int
+    attempt: int  # 0: it had none
+    name: str | None
+    state: State
+    outcome: Outcome
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    at: float
+    seconds: float | None
+    log_bytes: int | None
+    redelivered: bool
+    tail: str = ""
+
+
 class ScheduleEvent(Struct, frozen=True, kw_only=True):
     """What became of a time of a schedule, or of `count` in a row from `due_at` on.
 

@@ -16,6 +16,7 @@ from bgd.daemon import folder
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
 from bgd.daemon.control.handlers import RequestHandler
+from bgd.daemon.control.inboxes import Inboxes
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
@@ -205,6 +206,7 @@ class ServedHarness(Harness):
             retention=Retention(self.supervisor, self.actions, self.store),
             backups=self.backups,
             notifications=self.notifications,
+            inboxes=Inboxes(self.supervisor.subscriptions, self.store),
             shut_down=self.shutdowns.append,
             reload=_no_reload,
         )

@@ -40,7 +40,7 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
 
     # each spec comes with a new job, results are read back, and who asked with an event
     assert followers == [
-        *("now", "rules", "default_target", "has_notify_facts"),
+        *("now", "rules", "default_target", "has_notify_facts", "sessions"),
         *("specs", "results", "answers", "launches", "commands", "acknowledge"),
         *("actors", "removers"),
     ]

@@ -48,6 +48,7 @@ VALUES = [
     Reason,
     views.GroupStats,
     views.EventView,
+    views.JobEnd,
     views.ScheduleEvent,
     views.Finding,
     views.JobError,

@@ -43,8 +43,9 @@ BOUNDS = {
     # one that writes frames, which the launcher shares; one that counts what starts and ends;
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
     # two about what follows the end of a job, two for steps, four about batches and limits by key,
-    # one for breakers, one for pages of batches, and one for the cells that pages and `bgctl list` share
-    "modules, daemon": (342, 342),
+    # one for breakers, one for pages of batches, two for inboxes, and one for the cells that pages and
+    # `bgctl list` share
+    "modules, daemon": (344, 344),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller

@@ -22,6 +22,7 @@ from bgd.clock import Clocks
 from bgd.config import Config, NotifyTarget, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import RequestHandler
+from bgd.daemon.control.inboxes import Inboxes
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
@@ -238,6 +239,7 @@ class Machine:
             retention=Retention(supervisor, actions, store),
             backups=Backups(supervisor, store),
             notifications=notifications,
+            inboxes=Inboxes(supervisor.subscriptions, store),
             shut_down=self.shut_down,
             reload=_no_reload,
         )

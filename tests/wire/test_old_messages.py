@@ -185,6 +185,22 @@ REUSE_LAUNCH = replace(
     warm=launching.WarmStart(isolation=Isolation.REUSE, recycle_jobs=100, recycle_memory=64_000_000),
 )
 QUEUE = views.QueueView(name="narrow", slots=2, configured_slots=None, paused=True, counts={"queued": 3})
+END = views.JobEnd(
+    event=1,
+    session="claude-7",
+    job=17,
+    attempt=4,
+    name="build",
+    state=State.FAILED,
+    outcome=Outcome.EXIT,
+    exit_code=2,
+    signal=None,
+    reason=None,
+    at=1_790_000_002.75,
+    seconds=1.5,
+    log_bytes=12,
+    redelivered=False,
+)
 EVENT = views.EventView(
     id=99,
     at=1_790_000_002.75,
@@ -255,6 +271,8 @@ SENT: dict[str, list[Message]] = {
         requests.Logs(id=6, job=17, attempt=2, tail=10, follow=True, timestamps=True),
         requests.GetKeyboard(6, 17, wait=True),
         requests.Wait(7, [17, 18]),
+        requests.GetInbox(id=67, session="claude-7", wait=True, limit=10),
+        requests.AcknowledgeEnds(68, [1, 2]),
         requests.Cancel(8, [17]),
         requests.Retry(9, [17]),
         requests.Hold(13, [17]),
@@ -302,6 +320,7 @@ SENT: dict[str, list[Message]] = {
         replies.BatchRuns(2, [(1, 17, 5), (7, 22, 1)], last=7),
         replies.BatchesPart(2, [BATCH]),
         replies.JobsPart(2, [VIEW]),
+        replies.InboxPart(67, [END]),
         replies.ProgressPart(15, [views.JobProgress(17, 4, PROGRESS)]),
         replies.Shown(3, VIEW),
         replies.Explained(46, VIEW, EXPLANATION),

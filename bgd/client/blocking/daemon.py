@@ -4,22 +4,27 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
+from msgspec.structs import replace
+
 from bgd.client.blocking import concurrency
 from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.channel import Channel
 from bgd.client.connection import Connector
-from bgd.client.session import UNNUMBERED, expected, take_events
+from bgd.client.inherited import caller_session
+from bgd.client.session import TAIL_BYTES, UNNUMBERED, expected, portions, tail_of, take_events
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
+from bgd.errors import NoSuchJob, Refused
 from bgd.wire import replies, requests
-from bgd.wire.replies import Info, JobUsages, Pruned, Queues, Reloaded, Stats
+from bgd.wire.replies import Info, JobUsages, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import ShutdownMode
-from bgd.wire.views import EventView, Finding, ScheduleEvent
+from bgd.wire.views import EventView, Finding, JobEnd, ScheduleEvent
 
 if TYPE_CHECKING:
     from bgd.client.options import Duration
@@ -161,6 +166,74 @@ class DaemonClient:
         request = requests.GetEvents(id=UNNUMBERED, follow=True)
         with closing(iterate(self._channel.follow(lambda: request))) as parts:
             return expected(next(parts), replies.EventsPart).last
+
+    # --- inboxes -------------------------------------------------------------------------------------------
+
+    def inbox(
+        self,
+        session: str | None = None,
+        *,
+        wait: Duration | None = 0.0,
+        peek: bool = False,
+        limit: int = requests.DEFAULT_ENDS,
+    ) -> list[JobEnd]:
+        """Return how jobs of a session have ended that nobody has acknowledged, the oldest first.
+
+        Nobody else gets these ends until this client acknowledges them or closes. If it does not acknowledge
+        them, they are handed out again, as `redelivered`.
+
+        Args:
+            session: whose jobs; None: as $BGD_SESSION says.
+            wait: seconds to wait for the first end; None: no limit.
+            peek: only look: also at ends that others have, and without keeping them from others.
+            limit: the length of the list.
+
+        Raises:
+            Refused: no session is named.
+        """
+        name = session or caller_session()
+        if name is None:
+            raise Refused("no session is named: pass its name, or set BGD_SESSION")
+        seconds = seconds_of(wait, "wait")
+        waits = seconds is None or seconds > 0
+        request = checked(requests.GetInbox(id=UNNUMBERED, session=name, wait=waits, peek=peek, limit=limit))
+        parts = self._first(request, seconds) if waits else run(self._channel.collect(request))
+        # by event, because one may come twice if the daemon goes away in between
+        found = {end.event: end for part in parts for end in expected(part, replies.InboxPart).ends}
+        return [replace(end, tail=self._tail(end)) for end in found.values()]
+
+    def acknowledge(self, ends: Iterable[JobEnd]) -> None:
+        """Delete ends from their inboxes, because somebody has seen them; return when that is on disk."""
+        for events in portions([end.event for end in ends]):
+            request = requests.AcknowledgeEnds(UNNUMBERED, events)
+            run(self._channel.ask(request, replies.Done, repeatable=True))
+
+    def _tail(self, end: JobEnd) -> str:
+        """Return the last lines of the output of the attempt that ended, escaped; empty if they are gone."""
+        if not end.log_bytes:
+            return ""
+        offset = max(end.log_bytes - TAIL_BYTES, 0)
+        request = requests.Logs(id=UNNUMBERED, job=end.job, attempt=end.attempt, offset=offset)
+        data = b""
+        try:
+            with closing(iterate(self._channel.follow(lambda: None if data else request))) as parts:
+                for part in parts:
+                    piece = expected(part, LogPart)
+                    if piece.attempt != end.attempt:  # later ones follow
+                        break
+                    data += piece.data
+        except NoSuchJob:  # it has been removed
+            return ""
+        return tail_of(data, is_all=not offset)
+
+    def _first(self, request: requests.GetInbox, seconds: float | None) -> list[replies.Reply]:
+        """Return the replies to a request that waits; none if nothing has come within some seconds."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            with closing(iterate(self._channel.follow(lambda: request, deadline))) as stream:
+                return [part for part in stream]
+        except TimeoutError:
+            return []
 
     # --- the daemon itself ----------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from bgd.wire.requests import (
     Forget,
     GetBatches,
     GetEvents,
+    GetInbox,
     GetKeyboard,
     Logs,
     Request,
@@ -98,6 +99,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     Attributes:
         pid, uid: of the process of the client, and of its user.
+        when_lost: called once the client has left.
     """
 
     def __init__(self, server: ControlServer) -> None:
@@ -112,6 +114,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._payloads: Iterator[bytes] = iter(())  # that have arrived and are not handled yet
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
         self._batch: PartialBatch | None = None
+        self.when_lost: list[Callable[[], None]] = []
         self._unreadable_id = -1  # of the last request that could not be decoded
 
     # --- called by the loop -------------------------------------------------------------------------
@@ -139,6 +142,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._clear_deadline()
         self._cancel()
         self._drop_batch()
+        for callback in self.when_lost:
+            callback()
         self._flow.end_frame()
         self._reader = FrameReader()  # the rest of a partial frame will never come
 
@@ -418,7 +423,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         match request:
             case Submit():
                 self._start(request, work, lambda: None, unsaved=size)
-            case Wait() | Logs() | GetEvents() | GetKeyboard() | GetBatches(wait=True):
+            case Wait() | Logs() | GetEvents() | GetKeyboard() | GetBatches(wait=True) | GetInbox(wait=True):
                 memory = STREAM_BYTES
                 if isinstance(request, Wait):
                     memory += FOLLOWED_BYTES * len(request.jobs)

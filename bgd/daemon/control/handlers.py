@@ -17,6 +17,7 @@ from bgd.core.spec import JobSpec, problem_with_environment
 from bgd.daemon import doctor
 from bgd.daemon.access import check_dependencies, user_name
 from bgd.daemon.backups import Backups
+from bgd.daemon.control.inboxes import Inboxes
 from bgd.daemon.control.reads import Answers, ReadHandler, send_parts
 from bgd.daemon.idempotency import lines_of
 from bgd.daemon.job_actions import JobActions
@@ -61,6 +62,7 @@ class RequestHandler:
         retention: Retention,
         backups: Backups,
         notifications: Notifications,
+        inboxes: Inboxes,
         shut_down: Callable[[requests.ShutdownMode | None], None],
         reload: Callable[[], Awaitable[list[str]]],
     ) -> None:
@@ -75,7 +77,7 @@ class RequestHandler:
         self._shut_down = shut_down
         self._reload = reload
         self._checking = asyncio.Lock()  # a check may take long, and there are few threads
-        self._answers = self._own_answers() | reads.answers
+        self._answers = self._own_answers() | reads.answers | inboxes.answers
 
     def _own_answers(self) -> Answers:
         return {

@@ -216,6 +216,7 @@ class Transaction(Struct, kw_only=True):
         rules: those of all targets; none: there are no notifications.
         default_target: the target of jobs and schedules that name none.
         has_notify_facts: whether facts were stored; known after the commit.
+        sessions: users and names of sessions whose inboxes got ends; known after the commit.
         specs: those of the new jobs.
         answers: what to call after the commit.
         launches: jobs whose attempts to launch after the commit.
@@ -258,6 +259,7 @@ class Transaction(Struct, kw_only=True):
     rules: dict[str, NotifyRule] = {}
     default_target: str | None = None
     has_notify_facts: bool = False
+    sessions: set[tuple[int, str]] = set()
     specs: dict[JobId, StoredSpec] = {}
     results: dict[int, str] = {}
     answers: list[Callable[[], object]] = []
@@ -284,7 +286,7 @@ _NOT_WRITTEN = {
     "actors",
     "removers",
 }
-_NOT_WRITTEN |= {"rules", "default_target", "has_notify_facts"}
+_NOT_WRITTEN |= {"rules", "default_target", "has_notify_facts", "sessions"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 

@@ -18,6 +18,7 @@ from bgd.daemon.storage import (
     activity,
     batches,
     change_stream,
+    inbox,
     notifications,
     read,
     schedules,
@@ -56,6 +57,7 @@ class TransactionWriter:
     def __init__(self) -> None:
         self._specs = SpecWriter()
         self._activity = activity.ActivityWriter()
+        self._inbox = inbox.InboxWriter()
         self.newest_event: int | None = None  # None: to be looked up
 
     def save(  # noqa: C901, PLR0912 - a branch for each kind of fact
@@ -71,10 +73,13 @@ class TransactionWriter:
         _count(db, jobs)
         if transaction.counted:
             batches.save(db, transaction)
-        if transaction.edited:
+        if transaction.edited:  # by a later submit, which may be of a session
             self._specs.edit(db, transaction.edited)
+            self._inbox.forget()
         if transaction.attempts or transaction.relaunched or transaction.pids or transaction.ends:
             _save_attempts(db, transaction)
+        if transaction.saves and self._inbox.has_sessions is not False:
+            self._inbox.save(db, transaction)
         if transaction.progress:
             _save_progress(db, transaction.progress.values())
         if transaction.steps:
@@ -100,11 +105,13 @@ class TransactionWriter:
         """Forget what is stored."""
         self._specs.forget()
         self._activity.forget()
+        self._inbox.forget()
         self.newest_event = None
 
     def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> Counter[Counted]:
         """Write new jobs; return how many there are of each kind that is counted."""
-        _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed)
+        if _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed):
+            self._inbox.has_sessions = True
         jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
         jobs.update(map(attrgetter("state"), transaction.new))
         if transaction.follow_ups:
@@ -141,8 +148,8 @@ def _moved(saves: Iterable[SaveJob]) -> Counter[Counted]:
 
 def _insert_jobs(
     db: sqlite3.Connection, new: list[Job], specs: dict[JobId, StoredSpec], elapsed: float
-) -> None:
-    """Write new jobs, with few rows in memory at a time.
+) -> bool:
+    """Write new jobs, with few rows in memory at a time; return whether any has a session.
 
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
     """
@@ -156,10 +163,12 @@ def _insert_jobs(
     ]
     rows = (_plain_row(job, specs[job.id], elapsed) for job in plain)
     insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, rows)
-    if len(plain) < len(new):
-        known = {job.id for job in plain}
-        others = (_new_row(job, specs[job.id], elapsed) for job in new if job.id not in known)
-        insert_rows(db, _INSERT_JOB, _JOB, others)
+    if len(plain) == len(new):
+        return False
+    known = {job.id for job in plain}
+    others = (_new_row(job, specs[job.id], elapsed) for job in new if job.id not in known)
+    insert_rows(db, _INSERT_JOB, _JOB, others)
+    return any(stored.spec.session for stored in specs.values())
 
 
 def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ...]:
@@ -326,7 +335,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     """
     runs = runs_of(job_ids)
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
-    for table in ("attempts", "results", "streaks", "wanted_results", "steps", "kept_keys"):
+    for table in ("attempts", "results", "streaks", "wanted_results", "steps", "kept_keys", "inbox"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
     db.executemany("DELETE FROM follow_ups WHERE cause BETWEEN ? AND ?", runs)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)

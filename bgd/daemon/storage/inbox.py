@@ -1,0 +1,105 @@
+"""The inboxes of sessions: ends of their jobs that nobody has acknowledged."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable
+from itertools import islice
+
+from msgspec import convert
+
+from bgd.core.job import FINAL
+from bgd.daemon.storage.database import plain_cursor, transaction
+from bgd.daemon.storage.records import Transaction
+from bgd.wire.views import JobEnd
+
+MAX_UNREAD = 100_000  # ends of all sessions together: a session that is never read must not grow forever
+
+
+class InboxWriter:
+    """Writes ends of jobs to the inboxes of their sessions, in the transaction that ends them.
+
+    It costs no statement while no job has a session. Call `forget` after a rollback.
+
+    Attributes:
+        has_sessions: whether a job may have one; None: to be looked up.
+    """
+
+    def __init__(self) -> None:
+        self.has_sessions: bool | None = None
+
+    def save(self, db: sqlite3.Connection, saved: Transaction) -> None:
+        """Write the ends of a transaction, after its jobs and attempts; name the sessions that got some."""
+        ended = [save.job.id for save in saved.saves.values() if save.job.state in FINAL]
+        if not ended:
+            return
+        if self.has_sessions is None:
+            self.has_sessions = bool(db.execute(_HAS_SESSIONS).fetchone()[0])
+        if self.has_sessions:
+            saved.sessions = set(plain_cursor(db).execute(_INSERT, (json.dumps(ended),)).fetchall())
+
+    def forget(self) -> None:
+        """Forget whether a job has a session."""
+        self.has_sessions = None
+
+
+def unread(
+    db: sqlite3.Connection, uid: int, session: str, limit: int, without: Collection[int] = ()
+) -> list[JobEnd]:
+    """Return at most `limit` ends in the inbox of a user's session, the oldest first, `without` these."""
+    rows = (row for row in plain_cursor(db).execute(_UNREAD, (uid, session)) if row[0] not in without)
+    fields = JobEnd.__struct_fields__
+    return [
+        convert(dict(zip(fields, row, strict=False)), JobEnd, strict=False) for row in islice(rows, limit)
+    ]
+
+
+def mark_handed_out(db: sqlite3.Connection, events: Iterable[int]) -> dict[int, bool]:
+    """Note that these ends are handed out; return whether each was before, without those that are gone."""
+    with transaction(db):
+        return {event: times > 1 for each in events for event, times in db.execute(_HAND_OUT, (each,))}
+
+
+def acknowledge(db: sqlite3.Connection, uid: int, events: Iterable[int]) -> None:
+    """Delete ends from the inboxes of a user; some may be gone already."""
+    with transaction(db):
+        db.executemany("DELETE FROM inbox WHERE event = ? AND uid = ?", [(event, uid) for event in events])
+
+
+def delete_old(db: sqlite3.Connection, elapsed: float, keep: float | None) -> None:
+    """Delete the ends of more than `keep` seconds ago, and the oldest if there are more than MAX_UNREAD."""
+    with transaction(db):
+        if keep is not None:
+            db.execute(_DELETE_OLD, (elapsed - keep,))
+        db.execute(_DELETE_REST, (MAX_UNREAD,))
+
+
+_HAS_SESSIONS = "SELECT EXISTS (SELECT 1 FROM jobs WHERE session IS NOT NULL)"
+
+# CROSS keeps SQLite from reading all jobs with a session. A job that was cancelled before a retry has the
+# outcome of the attempt before; one that failed without an attempt has none.
+_INSERT = """
+    INSERT INTO inbox (uid, session, job, attempt, state, outcome, exit_code, signal, reason, at, seconds,
+                       log_bytes, aged)
+    SELECT uid, session, jobs.id, jobs.attempt, state,
+           iif(state = 'cancelled', state, coalesce(jobs.outcome, 'not_started')),
+           jobs.exit_code, jobs.signal, reason, jobs.finished_at,
+           coalesce(run_seconds, attempts.finished_at - attempts.started_at), log_bytes, aged_from
+    FROM json_each(?) AS ended
+         CROSS JOIN jobs ON jobs.id = ended.value
+         LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+    WHERE session IS NOT NULL ORDER BY jobs.finished_at, jobs.id
+    RETURNING uid, session
+"""
+_UNREAD = """
+    SELECT event, inbox.session, job, inbox.attempt, jobs.name, inbox.state, inbox.outcome, inbox.exit_code,
+           inbox.signal, inbox.reason, at, seconds, log_bytes, handed_out > 0
+    FROM inbox INDEXED BY inbox_by_session JOIN jobs ON jobs.id = job
+    WHERE inbox.uid = ? AND inbox.session = ? ORDER BY event
+"""
+_HAND_OUT = "UPDATE inbox SET handed_out = handed_out + 1 WHERE event = ? RETURNING event, handed_out"
+_DELETE_OLD = "DELETE FROM inbox WHERE aged <= ? + (SELECT age_ahead FROM meta)"
+_DELETE_REST = (
+    "DELETE FROM inbox WHERE event <= (SELECT event FROM inbox ORDER BY event DESC LIMIT 1 OFFSET ?)"
+)
