@@ -77,6 +77,10 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             return code
         case ["logs", text] if not is_terminal and (job := id_in(text)):
             _logs(job)
+        case ["inbox", "--hook"]:
+            from bgctl.agents.hook import answer_hook  # noqa: PLC0415 - imports this module
+
+            return answer_hook()
         case _:
             return None
     return 0

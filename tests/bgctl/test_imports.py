@@ -38,6 +38,7 @@ OWN = {
     "list": PLAIN | {"columns"},
     "wait 1": PLAIN,
     "logs 1": PLAIN,
+    "inbox --hook": PLAIN | {"agents", "agents.hook"},
     "--help": set(),  # it is in a file
     "run printf a\\rb": SUBMITTING | {"output", "terminal"},  # the client goes on
     "submit --priority 3 true": SUBMITTING,
@@ -45,6 +46,7 @@ OWN = {
 }
 NEEDED_BY = {arguments: {*NEEDED_WITHOUT_CLIENT} for arguments in OWN} | {
     "--help": {"gc", "__future__"},
+    "inbox --hook": {*NEEDED_WITHOUT_CLIENT, "json"},
     "run printf a\\rb": {*NEEDED, *NEEDED_TO_PARSE},
     "submit --priority 3 true": {*NEEDED, *NEEDED_TO_PARSE},
     "list --all": {*NEEDED, *NEEDED_TO_PARSE},
@@ -75,17 +77,19 @@ def test_a_frequent_verb_imports_only_what_it_needs(daemon, arguments):
 
 
 def modules_after(daemon: Daemon, code: str) -> set[str]:
-    """Run code that prints 0 and the names of its modules to stderr; return the names."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=daemon.env | {"BGD_SOCKET": str(daemon.socket)},  # so that no configuration is read
-        cwd=daemon.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=True,
-    )
+    """Run code that prints 0 and the names of its modules to stderr; return them. A hook has input."""
+    (daemon.folder / "input").write_text('{"hook_event_name": "UserPromptSubmit", "session_id": "x"}')
+    with (daemon.folder / "input").open() as stdin:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=daemon.env | {"BGD_SOCKET": str(daemon.socket)},  # so that no configuration is read
+            cwd=daemon.folder,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=True,
+        )
     exit_code, *names = done.stderr.split()
     assert exit_code == "0"
     return set(names)

@@ -1,0 +1,136 @@
+"""inbox --hook: answer a hook of Claude Code or Codex with what a session has to know. Both have one format.
+
+A hook runs at every prompt, so that this module asks the daemon without the client whether there is news.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from bgctl.plain import write_all
+from bgctl.plain_wire import Daemon, Unusual
+from bgd.client.inherited import SESSION
+from bgd.escape import one_line
+
+TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from bgd import Client
+    from bgd.wire.views import JobEnd
+
+
+def answer_hook(session: str | None = None) -> int:
+    """Answer the hook whose input is on stdin, for the session that it names if no other is given; return 0.
+
+    Whatever goes wrong is only said on stderr: any other output or exit code would disturb the agent, and 2
+    would even take its user's prompt away.
+    """
+    try:
+        hook = json.loads(sys.stdin.buffer.read(_MOST_INPUT))
+        event: str = hook["hook_event_name"]
+        session = session or os.environ.get(SESSION) or hook["session_id"]
+        if event not in _EVENTS or not isinstance(session, str):
+            raise ValueError(f"bgd has no answer to {event} of {session}")  # noqa: TRY301 - said below
+        if event == _START:
+            _export(session)
+        elif not _is_news(session, event):
+            return 0
+        _answer(session, event, is_continued=hook.get("stop_hook_active") is True)
+    except Exception as error:  # noqa: BLE001 - see above
+        print(f"bgctl: hook: {one_line(f'{type(error).__name__}: {error}')[:300]}", file=sys.stderr)
+    return 0
+
+
+_START, _PROMPT, _STOP = _EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
+_MOST_INPUT = 64 << 20  # bytes; the prompt and the last answer are in it
+_MOST_ENDS = 8  # in one answer
+_MOST_TAIL = 300  # bytes of the output of each
+_MOST_NAME = 60
+_MOST_JOBS = 10
+_MOST_TEXT = 4_000  # bytes; usual ends take less
+_TIMEOUT = 3.0  # seconds for each answer of the daemon; the clients give a hook 10
+
+
+def _export(session: str) -> None:
+    """Make commands of the session's shell belong to it, if the client has a file for that."""
+    if path := os.environ.get("CLAUDE_ENV_FILE"):
+        import shlex  # noqa: PLC0415 - only at the start of a session
+
+        with open(path, "a") as file:  # noqa: PTH123 - pathlib is slow
+            file.write(f"export {SESSION}={shlex.quote(session)}\n")
+
+
+def _is_news(session: str, event: str) -> bool:
+    """Return whether there are ends to tell at this event; True if the client has to find out."""
+    try:
+        parts = Daemon().ask("inbox", "inbox", session=session, peek=True)
+        return any(not (event == _STOP and end["redelivered"]) for part in parts for end in part["ends"])
+    except TimeoutError:  # the client would wait as long again
+        raise
+    except (Unusual, OSError):
+        return True
+
+
+def _answer(session: str, event: str, *, is_continued: bool) -> None:
+    """Write the ends that the session was not told yet, then acknowledge them.
+
+    An end keeps an agent from stopping once: a redelivered one may have done so, and waits for the next
+    prompt. A client may overrule the hook if the agent goes on because of one, so such ends are told again.
+    """
+    from bgctl.common import client  # noqa: PLC0415 - there is news
+
+    with client(timeout=_TIMEOUT) as daemon:
+        ends = [
+            end for end in daemon.inbox(session, limit=_MOST_ENDS) if not (event == _STOP and end.redelivered)
+        ]
+        lines = list(_lines_about(ends))
+        if event == _START:
+            lines += _lines_about_unfinished(daemon, session)
+        if not lines:
+            return
+        text = (
+            "\n".join(["From bgd, your background jobs:", *lines])
+            .encode()[:_MOST_TEXT]
+            .decode(errors="ignore")
+        )
+        own: dict[str, Any] = {"hookEventName": event, "additionalContext": text}
+        answer = {"decision": "block", "reason": text} if event == _STOP else {"hookSpecificOutput": own}
+        write_all(1, f"{json.dumps(answer, ensure_ascii=False)}\n".encode())
+        if not is_continued:
+            daemon.acknowledge(ends)
+
+
+def _lines_about(ends: list[JobEnd]) -> Iterator[str]:
+    from bgd import State  # noqa: PLC0415 - there is news
+    from bgd.brief import short_duration  # noqa: PLC0415 - likewise
+    from bgd.formatting import outcome_in_words  # noqa: PLC0415 - likewise
+
+    for end in ends:
+        how = f"failed ({outcome_in_words(end)})" if end.state is State.FAILED else end.state
+        again = " [redelivered: you may know it]" if end.redelivered else ""
+        yield f"{_called(end.job, end.name)} {how}, after {short_duration(end.seconds)}{again}"
+        yield from (
+            f"  {line}" for line in end.tail.encode()[-_MOST_TAIL:].decode(errors="ignore").splitlines()
+        )
+    if len(ends) == _MOST_ENDS:
+        yield "There may be more ends: run `bgctl inbox`."
+
+
+def _lines_about_unfinished(daemon: Client, session: str) -> Iterator[str]:
+    from bgctl.options import UNFINISHED  # noqa: PLC0415 - only at the start of a session
+    from bgd.core.filters import words_for  # noqa: PLC0415 - likewise
+
+    [word] = words_for("session", [session])
+    jobs = daemon.jobs(states=UNFINISHED, words=word.text, limit=_MOST_JOBS)
+    for job in jobs:
+        yield f"{_called(job.id, job.name)} is {job.state}"
+    if jobs:
+        yield "Wait for them with `bgctl wait --any`, in the background; do not poll."
+
+
+def _called(job: int, name: str | None) -> str:
+    return f"job {job} ({one_line(name)[:_MOST_NAME]})" if name else f"job {job}"
