@@ -43,6 +43,7 @@ _FAMILIES = {
     "logs": "logs",
     "search": "searching",
     "wait progress": "waiting",
+    "inbox": "agents.inbox",
     "attach send": "attaching",
     " ".join(VERBS): "acting",
     "slots pause resume queue": "queues",

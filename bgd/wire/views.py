@@ -280,6 +280,7 @@ class JobEnd(Struct, frozen=True, kw_only=True):
 
     * `event`: the number of this end; growing, never reused.
     * `outcome`, `exit_code`, `signal`: of its latest attempt; `cancelled` if the job was.
+    * `reason`: why it ended so, or the error of a class job, if the outcome does not say it.
     * `seconds`, `log_bytes`: how long that attempt ran, and how much it wrote; None: not known, or none ran.
     * `redelivered`: it was handed out before, and not acknowledged.
     * `tail`: the last lines of its output; the client reads them.

@@ -14,6 +14,7 @@ from bgd.daemon.storage.database import plain_cursor, transaction
 from bgd.daemon.storage.records import Transaction
 from bgd.wire.views import JobEnd
 
+MAX_REASON = 500  # characters; the job has the whole error
 MAX_UNREAD = 100_000  # ends of all sessions together: a session that is never read must not grow forever
 
 
@@ -37,7 +38,9 @@ class InboxWriter:
         if self.has_sessions is None:
             self.has_sessions = bool(db.execute(_HAS_SESSIONS).fetchone()[0])
         if self.has_sessions:
-            saved.sessions = set(plain_cursor(db).execute(_INSERT, (json.dumps(ended),)).fetchall())
+            saved.sessions = set(
+                plain_cursor(db).execute(_INSERT, (MAX_REASON, json.dumps(ended))).fetchall()
+            )
 
     def forget(self) -> None:
         """Forget whether a job has a session."""
@@ -84,11 +87,15 @@ _INSERT = """
                        log_bytes, aged)
     SELECT uid, session, jobs.id, jobs.attempt, state,
            iif(state = 'cancelled', state, coalesce(jobs.outcome, 'not_started')),
-           jobs.exit_code, jobs.signal, reason, jobs.finished_at,
+           jobs.exit_code, jobs.signal, substr(coalesce(reason, iif(
+               json_extract(error, '$.type') = jobs.outcome, json_extract(error, '$.message'),
+               json_extract(error, '$.type') || ': ' || json_extract(error, '$.message')
+           )), 1, ?), jobs.finished_at,
            coalesce(run_seconds, attempts.finished_at - attempts.started_at), log_bytes, aged_from
     FROM json_each(?) AS ended
          CROSS JOIN jobs ON jobs.id = ended.value
          LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
+         LEFT JOIN results ON results.job = jobs.id AND results.attempt = jobs.attempt
     WHERE session IS NOT NULL ORDER BY jobs.finished_at, jobs.id
     RETURNING uid, session
 """

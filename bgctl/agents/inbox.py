@@ -1,0 +1,82 @@
+"""The verb inbox: hand out how the jobs of a session have ended, each end once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import click
+
+from bgctl.common import answer, excerpt, global_options, is_terminal, say
+from bgctl.exit_codes import TRY_LATER
+from bgctl.options import DURATION
+from bgctl.verbs import verb
+from bgd import Client, State
+from bgd.brief import short_duration
+from bgd.client.connection import client_sockets
+from bgd.client.inherited import caller_session
+from bgd.errors import DaemonUnreachable
+from bgd.escape import one_line
+from bgd.formatting import as_json, outcome_in_words
+from bgd.wire.requests import MAX_ENDS
+from bgd.wire.views import JobEnd
+
+
+@verb(
+    "bgctl inbox",
+    "bgctl inbox --session fix-login --json",
+    "bgctl inbox --wait --timeout 10m",
+)
+@click.option("--session", metavar="NAME", help="Session to read; default: $BGD_SESSION.")
+@click.option("--wait", is_flag=True, help="Wait for an end if there is none.")
+@click.option("--timeout", type=DURATION, metavar="D", help="With --wait: give up after D and exit with 75.")
+@click.option("--peek", is_flag=True, help="Only look: the same ends are handed out again.")
+def inbox_command(
+    daemon: Client, *, session: str | None, wait: bool, timeout: float | None, peek: bool
+) -> int:
+    """Print how jobs of a session have ended, each end once.
+
+    An end is a job's id, name, outcome and running time, with the last lines of its output. Once it is
+    written to stdout it counts as read. If bgctl is killed before that, the next one prints it again, as
+    "redelivered". Two readers never get the same end at the same time.
+
+    Without --wait, and with nothing new, it prints nothing and exits with 0.
+    """
+    name = session or caller_session()
+    if name is None:
+        raise click.UsageError("no session: give its name with --session NAME, or set BGD_SESSION")
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout needs --wait")
+    seconds = timeout if wait else 0.0
+    try:
+        ends = daemon.inbox(name, wait=seconds, peek=peek, limit=MAX_ENDS)
+    except DaemonUnreachable:
+        if wait or not _is_unused():
+            raise
+        ends = []
+    if not ends and (wait or is_terminal()):
+        say(f"no job of session {name} has ended{' meanwhile' if wait else ' that you have not seen'}")
+        return TRY_LATER if wait else 0
+    for end in ends:
+        answer(as_json(end), *_lines(end))
+    if not peek:
+        daemon.acknowledge(ends)
+    return 0
+
+
+def _lines(end: JobEnd) -> Iterator[str]:
+    """Yield the lines for people: what ended and how, and below it the end of its output."""
+    name = "" if end.name is None else f" {one_line(end.name)}"
+    why = outcome_in_words(end) if end.state is State.FAILED else ""
+    if end.reason is not None:
+        why = f"{why}: {excerpt(end.reason)}" if why else excerpt(end.reason)
+    ran = "" if end.seconds is None else f" after {short_duration(end.seconds)}"
+    yield f"{end.job}{name} {end.state}{f' ({why})' if why else ''}{ran}{', redelivered' * end.redelivered}"
+    yield from (f"  {line}" for line in end.tail.split("\n") if end.tail)
+
+
+def _is_unused() -> bool:
+    """Return whether no daemon has ever run here, as far as its folders tell: then no job has ended."""
+    options = global_options()
+    sockets = client_sockets(options.socket, config=options.config, user=options.user, system=options.system)
+    return not any(each.is_explicit or os.path.exists(os.path.dirname(each.path)) for each in sockets)  # noqa: PTH110, PTH120 - plain strings
