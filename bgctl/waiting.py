@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 
 import click
 
-from bgctl.common import answer, global_options, has_colors, report, say, wants_bar
+from bgctl.common import WrongUsage, answer, global_options, has_colors, report, say, wants_bar
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
@@ -238,15 +238,12 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
     if len(job_ids) > 1:
         raise click.UsageError(f"--match takes one job, not {len(job_ids)}")
     [job_id] = job_ids
-    try:
-        wanted = re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise click.UsageError(f"--match {pattern!r} is not a regular expression: {error}") from error
+    wanted = compiled(pattern, "--match")
     began = time.monotonic()
     try:
         with closing(daemon.logs(job_id, attempt=0, follow=True, timeout=timeout)) as parts:
-            for attempt, line in _lines(parts):
-                if _matches(wanted, line):
+            for each in _lines(parts):
+                for attempt, line in matching(wanted, [each]):
                     answer({"job": job_id, "attempt": attempt, "line": line}, one_line(line))
                     return 0
     except TimeoutError:
@@ -263,35 +260,45 @@ def wait_for_line(daemon: Client, job_ids: list[int], pattern: str, timeout: flo
 
 
 def _lines(parts: Iterable[LogPart]) -> Iterator[tuple[int, str]]:
-    """Cut output into lines without colors, each with its attempt.
+    reader = LineReader()
+    for part in parts:
+        yield from reader.feed(part)
+    yield from reader.end()
+
+
+class LineReader:
+    """Cuts output into lines without colors, each with its attempt.
 
     What a carriage return overwrites is a line of its own.
     """
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    attempt, rest = 1, ""
-    for part in parts:
+
+    def __init__(self) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._attempt, self._rest = 1, ""
+
+    def feed(self, part: LogPart) -> list[tuple[int, str]]:
+        """Return the lines that a part ends."""
+        before = self.end() if part.attempt != self._attempt or part.left_out else []  # a line ends there
+        self._attempt = part.attempt
         lines: list[str] = []
-        if part.attempt != attempt or part.left_out:  # a line ends there
-            yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
-            attempt, rest = part.attempt, ""
-        *ended, rest = (rest + decode(part.data)).split("\n")
+        *ended, rest = (self._rest + self._decode(part.data)).split("\n")
         for line in ended:
             lines += _pieces(line.rstrip("\r"))
         body = rest.rstrip("\r")  # a carriage return at the end may belong to a newline
-        before, overwritten, _ = body.rpartition("\r")
+        earlier, overwritten, _ = body.rpartition("\r")
         if overwritten:
-            lines += _pieces(before)
-        rest = rest[len(before + overwritten) :]
+            lines += _pieces(earlier)
+        rest = rest[len(earlier + overwritten) :]
         if len(rest) > MAX_LINE:
             *cut, rest = _cut(rest)
             lines += map(_printed, cut)
-        yield from ((attempt, line) for line in lines)
-    yield from ((attempt, line) for line in _last_line(rest + decode(b"", final=True)))
+        self._rest = rest
+        return before + [(self._attempt, line) for line in lines]
 
-
-def _last_line(rest: str) -> Iterable[str]:
-    """Return what a line without an end shows."""
-    return _pieces(rest.rstrip("\r")) if rest else ()
+    def end(self) -> list[tuple[int, str]]:
+        """Return what a line without an end shows."""
+        rest, self._rest = self._rest + self._decode(b"", final=True), ""
+        return [(self._attempt, line) for line in _pieces(rest.rstrip("\r"))] if rest else []
 
 
 def _pieces(line: str) -> Iterator[str]:
@@ -314,9 +321,22 @@ def _cut(line: str) -> list[str]:
     return [line[at : at + MAX_LINE] for at in range(0, max(len(line) - overlap, 1), MAX_LINE - overlap)]
 
 
-def _matches(pattern: re.Pattern[str], line: str) -> bool:
+def compiled(pattern: str, name: str) -> re.Pattern[str]:
+    """Return a regular expression; raise WrongUsage if it is none. `name`: what the user calls it."""
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise WrongUsage(f"{name} {pattern!r} is not a regular expression: {error}") from error
+
+
+def matching(pattern: re.Pattern[str], lines: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the lines that match.
+
+    Raises:
+        Refused: comparing takes too long.
+    """
     with _limited(pattern):
-        return pattern.search(line) is not None
+        return [each for each in lines if pattern.search(each[1])]
 
 
 @contextmanager
