@@ -20,7 +20,8 @@ from bgd.errors import BgdError, NoSuchJob, Refused
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
-    from bgd import AsyncClient, Job
+    from bgd import AsyncClient
+    from bgd.wire.views import JobView
 
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
 _STATE_COLORS = {
@@ -78,11 +79,11 @@ def client(*, autostart: bool = False, timeout: float = TIMEOUT) -> Client:
     return Client(**_client_options(), timeout=timeout, autostart=autostart)
 
 
-def async_client() -> AsyncClient:
-    """Return a client of the same daemon for a verb with an event loop; raises as `client`."""
+def async_client(*, autostart: bool = False) -> AsyncClient:
+    """Return a client of the same daemon for a verb with an event loop; see `client`."""
     from bgd import AsyncClient  # noqa: PLC0415 - hardly any verb has an event loop
 
-    return AsyncClient(**_client_options(), autostart=False)
+    return AsyncClient(**_client_options(), autostart=autostart)
 
 
 def _client_options() -> dict[str, Any]:
@@ -245,7 +246,7 @@ def _is_on(variable: str) -> bool:
     return os.environ.get(variable, "") not in {"", "0", "false"}
 
 
-def state_color(job: Job) -> str | None:
+def state_color(job: JobView) -> str | None:
     """Return the color of a job's state; None if it has none of its own."""
     return _SUSPENDED_COLOR if job.suspended else _STATE_COLORS.get(job.state)
 

@@ -154,7 +154,7 @@ def print_list(daemon: Client, query: Query, *, only_ids: bool = False) -> None:
     elif not as_table:
         _print_for_programs(jobs, usages)
     else:
-        print_lines(*table_lines(jobs, columns, time.time(), usages))
+        print_lines(*table_lines([job.view for job in jobs], columns, time.time(), usages))
         for note in notes if is_terminal() else []:
             say(note)
 
@@ -291,14 +291,15 @@ def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
 
 
 def _print_for_programs(jobs: list[Job], usages: Usages | None) -> None:
-    cells = cells_for_programs([job.view for job in jobs], time.time())
+    views = [job.view for job in jobs]
+    cells = cells_for_programs(views, time.time())
     if usages is not None:
-        cells = _with_usages(cells, jobs, usages, nothing="-")
+        cells = _with_usages(cells, views, usages, nothing="-")
     print_lines(*columns_of(cells))
 
 
 def _with_usages(
-    cells: dict[str, list[str]], jobs: Sequence[Job], usages: Usages, nothing: str
+    cells: dict[str, list[str]], jobs: Sequence[JobView], usages: Usages, nothing: str
 ) -> dict[str, list[str]]:
     """Add columns with what jobs use now after their states."""
     used = [usages.get(job.id) for job in jobs]
@@ -315,7 +316,7 @@ def _with_usages(
 
 
 def table_lines(
-    jobs: Sequence[Job], columns: int, now: float | None, usages: Usages | None = None
+    jobs: Sequence[JobView], columns: int, now: float | None, usages: Usages | None = None
 ) -> list[str]:
     """Return a table of jobs that fits in this many columns, headings first.
 
@@ -349,7 +350,7 @@ def _says_something(heading: str, cells: list[str]) -> bool:
 _USUAL = {"ATTEMPT": "[01]/1", "PRIORITY": "0", "QUEUE": "default"}
 
 
-def _cells(jobs: Sequence[Job], now: float | None, usages: Usages | None) -> dict[str, list[str]]:
+def _cells(jobs: Sequence[JobView], now: float | None, usages: Usages | None) -> dict[str, list[str]]:
     columns = FOR_PROGRAMS | {
         "STATE": lambda view, _: state_in_words(view),
         "TIME": _time_in_words,
@@ -357,7 +358,7 @@ def _cells(jobs: Sequence[Job], now: float | None, usages: Usages | None) -> dic
     }
     if now is None:
         columns["AGE"] = lambda view, _: _clock_time(view.created_at)
-    cells = column_cells([job.view for job in jobs], now, columns)
+    cells = column_cells(jobs, now, columns)
     if now is None:
         cells = {"SUBMITTED" if heading == "AGE" else heading: column for heading, column in cells.items()}
     return cells if usages is None else _with_usages(cells, jobs, usages, nothing="")

@@ -138,7 +138,7 @@ def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, l
         sys.stdout.buffer.flush()
         say(f"next byte: {next_byte}")
         return 0
-    if (cut := _incomplete_at_end(data)) and cut < len(data):
+    if (cut := incomplete_at_end(data)) and cut < len(data):
         del data[-cut:]  # the rest of the character comes with the next piece
         next_byte, at_end = next_byte - cut, False
     print_json(
@@ -154,7 +154,7 @@ def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, l
     return 0
 
 
-def _incomplete_at_end(data: bytearray) -> int:
+def incomplete_at_end(data: bytes | bytearray) -> int:
     """Return how many bytes at the end are the beginning of a character."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     decoder.decode(data[-_LONGEST_CHARACTER:])

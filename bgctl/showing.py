@@ -30,7 +30,7 @@ from bgd.formatting import (
     steps_as_json,
     usage_line,
 )
-from bgd.wire.views import AttemptView, StepView
+from bgd.wire.views import AttemptView, JobView, StepView
 
 
 @verb("bgctl show 12", "bgctl show --json last")
@@ -75,7 +75,7 @@ def explain_command(daemon: Client, ids: JobIdRanges) -> None:
     for job in jobs:
         explanation = _explanation(daemon, job)
         document = {"id": job.id, "state": job.state} | explanation_as_json(explanation)
-        answer(document, *_explanation_lines(job, explanation))
+        answer(document, *explanation_lines(job.view, explanation))
 
 
 def _waiting_jobs(daemon: Client) -> list[Job]:
@@ -93,13 +93,14 @@ def _waiting_jobs(daemon: Client) -> list[Job]:
 _MOST_EXPLAINED = 20
 
 
-def _explanation_lines(job: Job, explanation: Explanation) -> Iterator[str]:
+def explanation_lines(job: JobView, explanation: Explanation) -> Iterator[str]:
+    """Yield why a job waits, and when it will likely start."""
     now = time.time()
-    name = excerpt(job.name or command_line(job.view, _SHORT + 1), _SHORT)
+    name = excerpt(job.name or command_line(job, _SHORT + 1), _SHORT)
     if not explanation.reasons:
         yield f"Job {job.id} ({name}): {_describe_state(job)}; nothing blocks it"
         return
-    state = State.RUNNING if job.view.needs_node else _describe_state(job)  # the reasons say the rest
+    state = State.RUNNING if job.needs_node else _describe_state(job)  # the reasons say the rest
     yield f"Job {job.id} ({name}): {state}, and waits"
     for reason in explanation.reasons:
         yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
@@ -141,7 +142,7 @@ def _result(daemon: Client, job: Job) -> object:
 
 def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Usages | None) -> Iterator[str]:
     now = time.time()
-    yield f"Job {job.id}: {_describe_state(job)}"
+    yield f"Job {job.id}: {_describe_state(job.view)}"
     yield from _labelled_lines(
         now,
         ("command" if job.argv is not None else "calls", command_line(job.view)),
@@ -183,8 +184,8 @@ def _step_lines(steps: list[StepView], now: float) -> Iterator[str]:
 _MOST_STEPS = 20
 
 
-def _describe_state(job: Job) -> str:
-    words = state_in_words(job.view)
+def _describe_state(job: JobView) -> str:
+    words = state_in_words(job)
     reason = one_line(job.reason or "")
     if reason.startswith(words):
         words, reason = reason, ""

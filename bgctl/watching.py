@@ -208,7 +208,7 @@ def _picture(daemon: Client, query: Query) -> list[str]:
     failed = f" ({count} failed)" if (count := info.counts.get(State.FAILED, 0)) else ""
     head = f"{running} running, {waiting} waiting, {finished} finished{failed}; {counted(info.slots, 'slot')}"
     jobs, notes = listed(daemon, query, lines - 1)  # the last line is that of the prompt
-    table = table_lines(jobs, columns, None) if jobs else [no_jobs(query)]
+    table = table_lines([job.view for job in jobs], columns, None) if jobs else [no_jobs(query)]
     return [_first_line(head, columns), "", *table, *(fitted(one_line(each), columns) for each in notes)]
 
 
@@ -222,7 +222,11 @@ def _picture_of_usage(jobs: list[Job], answer: JobUsages) -> list[str]:
     )
     head = f"{len(jobs)} running: {usage_line(total)}" if usages else f"{len(jobs)} running"
     most = max(lines - _OTHER_LINES, 1)
-    table = table_lines(jobs[:most], columns, time.time(), answer.jobs) if jobs else ["no job is running"]
+    table = (
+        table_lines([job.view for job in jobs[:most]], columns, time.time(), answer.jobs)
+        if jobs
+        else ["no job is running"]
+    )
     notes = [f"{len(jobs) - most} more"] if len(jobs) > most else []
     if answer.problem is not None:
         notes.append(f"what jobs use is not known: {answer.problem}")
