@@ -56,6 +56,7 @@ _FAMILIES = {
     "backup doctor": "daemon",
     "service": "service",
     "agent": "agents.install",
+    "mcp": "agents.mcp",
 }
 _MODULES = {verb: module for verbs, module in _FAMILIES.items() for verb in verbs.split()}
 _ALIASES = {"ls": "list", "status": "list"}

@@ -119,6 +119,11 @@ ROOMS = {
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
+    # the one module that imports the SDK of the Model Context Protocol, where that is installed
+    "bgctl/agents/mcp.py": f"{STANDARD} {VERSION} anyio mcp bgctl bgd.client bgd.errors",
+    "bgctl/agents/tools.py": f"{STANDARD} anyio msgspec bgctl bgd.AsyncClient bgd.BgdError bgd.NoSuchJob"
+    " bgd.Refused bgd.brief bgd.client.programs bgd.core.filters bgd.core.retry.exit_code_of bgd.errors"
+    " bgd.escape bgd.formatting bgd.terminal bgd.units bgd.wire.replies bgd.wire.views",
     "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.escape bgd.brief"
     " bgd.formatting bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
     # it reads logs itself, so that the daemon serves others meanwhile
