@@ -73,6 +73,7 @@ class ReadyQueues:
         self._job_of = job_of
         self._heaps: dict[Lane, ReadyHeap] = {}
         self._lanes: dict[str | None, set[Lane]] = {None: set()}  # of each queue with lanes of its own
+        self._mixed: set[Lane] = set()  # shared lanes that may have jobs of queues with lanes of their own
         self._wanting: dict[str, set[Lane]] = {}  # lanes that ask for each resource
         self._promising: set[Lane] = set()  # lanes from which a job might start
         self._taken_in: dict[tuple[str, str | None], int] = {}  # slots of active jobs, by queue and target
@@ -106,6 +107,7 @@ class ReadyQueues:
         if new & self._outside:
             self._leave_shared_lanes(new & self._outside)
         if new:
+            self._mixed |= self._lanes[None]
             self.limits.wake_all()
         self._promising = set(self._heaps)
 
@@ -144,9 +146,8 @@ class ReadyQueues:
         """
         if self._closed or self.breakers.keeping:
             self._open()
-        for lane in tuple(self._promising):
-            if lane[0] is None:
-                self._top(lane)  # moves jobs to other lanes, before claims are checked
+        for lane in self._promising & (self._lanes[None] if self.limits else self._mixed):
+            self._top(lane)  # moves jobs to other lanes or lets them wait, before claims are checked
         outside = self._apart if is_paused else self._outside
         job = self._best(outside) if outside else None
         if job is None:
@@ -522,7 +523,7 @@ class ReadyQueues:
         Those in a shared lane whose queue has its own go there, and jobs without a place wait for their key.
         """
         heap = self._heaps[lane]
-        while (top := heap.top()) is not None and (lane[0] is None or self.limits):
+        while (top := heap.top()) is not None and (lane in self._mixed or self.limits):
             job = self._job_of(top[1])
             if job is not None and lane[0] is None and job.queue in self._lanes:
                 heap.pop()
@@ -535,6 +536,8 @@ class ReadyQueues:
                 self.limits.park(job, limit, lane, heap)
             else:
                 break
+        if top is None:
+            self._mixed.discard(lane)
         return top
 
     def _leave_shared_lanes(self, queues: set[str]) -> None:

@@ -100,6 +100,7 @@ class Scheduler:
         resources: all tokens of each resource.
 
     Attributes:
+        get: returns the unfinished job with an id, None if there is none.
         table: all unfinished jobs; the Supervisor restores in it what a restart must not lose.
         causes: the ends of jobs that may have follow-ups.
         breakers: the breakers of classes.
@@ -115,6 +116,7 @@ class Scheduler:
         resources: Resources = NO_TOKENS,
     ) -> None:
         self.table = JobTable(slots, rules, resources)
+        self.get = self.table.jobs.get
         self._last_id = last_id
         self._roll = roll
         self.batches = Batches()
@@ -156,10 +158,6 @@ class Scheduler:
     def next_wall_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the wall clock; None: nothing waits for it."""
         return self.table.waiting.next_wall_at()
-
-    def get(self, job_id: JobId) -> Job | None:
-        """Return the unfinished job with an id, None if there is none."""
-        return self.table.jobs.get(job_id)
 
     def explain(self, job_id: JobId, now: Now) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
