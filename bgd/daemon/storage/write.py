@@ -69,7 +69,7 @@ class TransactionWriter:
             submissions.save_lines(db, transaction.batches, transaction.now.elapsed)
         if transaction.saves or transaction.ends:
             _save_jobs(db, transaction)
-            jobs.update(_moved(transaction.saves.values()))
+            _count_moves(jobs, transaction.saves.values())
         _count(db, jobs)
         if transaction.counted:
             batches.save(db, transaction)
@@ -132,18 +132,15 @@ class TransactionWriter:
 def _count(db: sqlite3.Connection, jobs: Counter[Counted]) -> None:
     """Add to the number of jobs that have these states and environments; a trigger counts removed ones."""
     if jobs:
-        db.executemany(_COUNT, [(str(key), number) for key, number in jobs.items() if key is not None])
+        rows = [(str(key), number) for key, number in jobs.items() if number and key is not None]
+        db.executemany(_COUNT, rows)
 
 
-def _moved(saves: Iterable[SaveJob]) -> Counter[Counted]:
-    """Return how many more jobs are in each state than before."""
-    moves = Counter((save.before, save.job.state) for save in saves)
-    jobs: Counter[Counted] = Counter()
-    for (before, state), count in moves.items():
-        if before is not state:
-            jobs[before] -= count
-            jobs[state] += count
-    return jobs
+def _count_moves(jobs: Counter[Counted], saves: Iterable[SaveJob]) -> None:
+    """Count how many more jobs are in each state than before."""
+    for save in saves:
+        jobs[save.before] -= 1
+        jobs[save.job.state] += 1
 
 
 def _insert_jobs(
@@ -271,37 +268,46 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
             for item in transaction.attempts
         ]
         db.executemany(_INSERT_ATTEMPT, rows)
-    update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in transaction.relaunched])
-    update_rows(db, _SAVE_PID, [_pid_row(item) for item in transaction.pids.values()])
-    update_rows(db, _END_ATTEMPT, [_end_row(end) for end in transaction.ends])
-    left = [(end.leftovers, end.job, end.attempt) for end in transaction.ends if end.leftovers is not None]
+    if transaction.relaunched:
+        update_rows(
+            db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in transaction.relaunched]
+        )
+    if transaction.pids:
+        pids = transaction.pids.values()
+        update_rows(db, _SAVE_PID, [(item.pid, item.started_at, item.since, *_key(item)) for item in pids])
+        _save_places(db, [(item.place, *_key(item)) for item in pids])
+    if transaction.ends:
+        _save_ends(db, transaction.ends)
+
+
+def _key(started: AttemptStarted) -> tuple[int, int]:
+    return started.key.job, started.key.attempt
+
+
+def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
+    update_rows(db, _END_ATTEMPT, [(end.outcome.value, *_of_end(end)) for end in ends])
+    _save_places(db, [(end.place, end.job, end.attempt) for end in ends])
+    left = [(end.leftovers, end.job, end.attempt) for end in ends if end.leftovers is not None]
     update_rows(db, _SAVE_LEFTOVERS, left)
-    kept = sum(end.log_kept for end in transaction.ends)
+    kept = sum(end.log_kept for end in ends)
     if kept:
         db.execute("UPDATE meta SET logged = logged + ?", (kept,))
-    for end in transaction.ends:
+    for end in ends:
         if end.result is not None or end.error is not None:
             error = None if end.error is None else _encode_json(end.error).decode()
             db.execute("INSERT INTO results VALUES (?, ?, ?, ?)", (end.job, end.attempt, end.result, error))
 
 
-def _pid_row(item: AttemptStarted) -> tuple[object, ...]:
-    key = item.key
-    return (item.pid, item.started_at, item.since, *_place_columns(item.place), key.job, key.attempt)
-
-
-def _end_row(end: AttemptEnd) -> tuple[object, ...]:
-    return (end.outcome.value, *_of_end(end), *_place_columns(end.place), end.job, end.attempt)
+def _save_places(db: sqlite3.Connection, places: Iterable[tuple[Place | None, int, int]]) -> None:
+    """Write where attempts run or ran; those of this machine have no place."""
+    rows = [(place.executor, place.kind, place.node, *key) for place, *key in places if place is not None]
+    update_rows(db, _SAVE_PLACE, rows)
 
 
 _of_end = attrgetter(
     *("exit_code", "signal", "started_at", "pid", "finished_at", "user_seconds", "system_seconds"),
-    *("max_rss_bytes", "log_bytes", "whole_tree", "memory_peak_bytes", "run_seconds"),
+    *("max_rss_bytes", "log_bytes", "whole_tree", "memory_peak_bytes", "run_seconds", "job", "attempt"),
 )
-
-
-def _place_columns(place: Place | None) -> tuple[str | None, ...]:
-    return (None, None, None) if place is None else (place.executor, place.kind, place.node)
 
 
 def _save_progress(db: sqlite3.Connection, reports: Iterable[JobProgress]) -> None:
@@ -384,8 +390,7 @@ _RELAUNCH = "UPDATE attempts SET launcher = ? WHERE job = ? AND attempt = ?"
 
 _SAVE_PID = """
     UPDATE attempts SET pid = ?, started_at = ?,
-                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged),
-                        executor = ?, executor_kind = ?, node = ?
+                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged)
     WHERE job = ? AND attempt = ?
 """
 
@@ -393,11 +398,11 @@ _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
                         pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
                         max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
-                        run_seconds = ?, executor = coalesce(?, executor),
-                        executor_kind = coalesce(?, executor_kind), node = coalesce(?, node),
-                        launcher = NULL
+                        run_seconds = ?, launcher = NULL
     WHERE job = ? AND attempt = ?
 """
+
+_SAVE_PLACE = "UPDATE attempts SET executor = ?, executor_kind = ?, node = ? WHERE job = ? AND attempt = ?"
 
 _SAVE_LEFTOVERS = "UPDATE attempts SET leftovers = ? WHERE job = ? AND attempt = ?"
 
