@@ -76,14 +76,13 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
     """
     if spec.target is not None:
         _check_call(spec.target, spec, config)
-    elif spec.argv is not None and spec.queue != NOTIFICATION_QUEUE:
-        allowed = config.security.allowed_commands
-        if restricts_commands(config) and spec.argv[0] not in allowed:
+    elif spec.argv is not None and restricts_commands(config) and spec.queue != NOTIFICATION_QUEUE:
+        if spec.argv[0] not in config.security.allowed_commands:
             raise NotAllowed(
                 f"{spec.argv[0]!r} is not in [security] allowed_commands of {config_file(config)}: "
                 "list programs there by absolute path, and submit them by that path"
             )
-        if restricts_commands(config) and spec.slurm_options:
+        if spec.slurm_options:
             raise NotAllowed(
                 f"[security] allowed_commands of {config_file(config)} lists programs, and slurm_options"
                 " could change what they run: set them in `options` of the executor"

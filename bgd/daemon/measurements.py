@@ -82,7 +82,7 @@ class Measurements:
 
     def queue(self, name: str) -> QueueMeasurements:
         """Return the measurements of a queue."""
-        return self.queues[self.name_of(name)]
+        return self.queues.get(name) or self.queues[self.name_of(name)]
 
     def saved(self, transaction: Transaction, commit_seconds: float, committed_at: float) -> None:
         """Count what a transaction has saved; `committed_at` is of time.perf_counter."""

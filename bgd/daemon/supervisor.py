@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import convert
 from msgspec.structs import replace
@@ -412,14 +412,16 @@ class Supervisor:
         for answer in transaction.answers:
             answer()
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
-        self.subscriptions.notify_moved([*transaction.saves, *(job.id for job in transaction.removed)])
+        self.subscriptions.notify_moved(transaction.saves)
         if any(save.job.state in FINAL for save in transaction.saves.values()):
             _call(self.on_finished)
         self.subscriptions.notify_sessions(transaction.sessions)
         if transaction.has_notify_facts:
             _call(self.on_facts_saved)
         if transaction.removed:
-            self.log_cleaner.add([job.id for job in transaction.removed])
+            removed = [job.id for job in transaction.removed]
+            self.subscriptions.notify_moved(removed)
+            self.log_cleaner.add(removed)
         if self.subscriptions.watches:
             self.subscriptions.look_soon()
 
@@ -520,17 +522,17 @@ class Supervisor:
         end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
         if self.scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
-            end = replace(end, outcome=recorded_outcome(job, end.outcome))
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
-            end = replace(end, log_kept=min(end.log_kept, cap))
+            outcome = recorded_outcome(job, end.outcome)
+            recorded: dict[str, Any] = {"outcome": outcome, "log_kept": min(end.log_kept, cap)}
             started = self.transaction.pids.pop(end.job, None)
             if started is not None:  # a short job: its pid is not saved yet, so save both in one row
                 began = end.started_at or started.started_at
-                end = replace(end, pid=started.pid, started_at=began, place=started.place)
-            self.transaction.ends.append(end)
+                recorded |= {"pid": started.pid, "started_at": began, "place": started.place}
+            self.transaction.ends.append(replace(end, **recorded))
             self._changed.set()
 
     def _forget_logs(self, jobs: Iterable[JobId]) -> None:
