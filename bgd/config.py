@@ -250,6 +250,7 @@ class RetentionConfig(Struct, frozen=True, kw_only=True):
     )  # of failed and cancelled ones
     max_finished: int | None = key(values.number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
     logs_total: int | None = key(values.size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
+    keep_unread: float | None = key(values.duration(), 7 * DAY, none=UNLIMITED)  # seconds, of ends in inboxes
 
 
 class BackupConfig(Struct, frozen=True, kw_only=True):

@@ -230,6 +230,7 @@ def test_only_the_supervisor_commits_jobs():
         ("serving.py", "write_copy"),
         ("launching.py", "begin_generation"),
         ("retention.py", "save_retention_clock"),
+        ("retention.py", "delete_old"),
         ("inboxes.py", "mark_handed_out"),
         ("inboxes.py", "acknowledge"),
     }

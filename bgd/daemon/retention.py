@@ -15,7 +15,7 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.storage import pruning
+from bgd.daemon.storage import inbox, pruning
 from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.daemon.storage.schema import delete_old_copies
 from bgd.daemon.storage.store import Store, save_retention_clock
@@ -60,6 +60,7 @@ class Retention:
                 await self._due.wait()
                 self._due.clear()
                 self._pass_at = None
+                await self._delete_old_ends()
                 async for _ in self.prune(configured_limits(self._supervisor.config)):
                     pass
                 path = f"{self._supervisor.config.daemon.state_dir}/bgd.db"
@@ -102,6 +103,13 @@ class Retention:
         await self._supervisor.saved()
         return await self._store.read_apart(pruning.total_prunable, keep, now().elapsed)
 
+    async def _delete_old_ends(self) -> None:
+        """Empty inboxes of what nobody has read for long; then its jobs may be deleted, too."""
+        keep, elapsed = self._supervisor.config.retention.keep_unread, now().elapsed
+        await self._supervisor.space.retry_while_full(
+            partial(self._store.write, inbox.delete_old, elapsed, keep)
+        )
+
     def _schedule_pass(self) -> None:
         """Schedule a pass: there may be too many finished jobs now."""
         if self._pass_at is None:
@@ -130,11 +138,12 @@ def configured_limits(config: Config) -> RetentionLimits:
         },
         max_jobs=retention.max_finished,
         max_log_bytes=retention.logs_total,
+        keeps_unread=True,
     )
 
 
 def requested_limits(request: Prune, config: Config) -> RetentionLimits:
-    """Return the limits that a request names, or if it names none the configured ones.
+    """Return the limits that a request names, or if it names none the configured ones; for unread ends too.
 
     Raises:
         Refused: it names a state of unfinished jobs.
@@ -145,7 +154,8 @@ def requested_limits(request: Prune, config: Config) -> RetentionLimits:
         raise Refused(f"only finished jobs can be pruned, not {min(unfinished)} ones: cancel them first")
     if request.older_than is None and request.keep is None and request.logs_total is None:
         configured = configured_limits(config)
-        return replace(configured, max_age={state: configured.max_age[state] for state in states})
+        max_age = {state: configured.max_age[state] for state in states}
+        return replace(configured, max_age=max_age, keeps_unread=False)
     return RetentionLimits(
         max_age=dict.fromkeys(states, request.older_than),
         max_jobs=request.keep,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.job import State
+from bgd.core.spec import JobSpec
 from bgd.daemon import retention
 from bgd.daemon.retention import Retention, configured_limits, requested_limits
-from bgd.daemon.storage import change_stream, pruning, read, summaries
+from bgd.daemon.storage import change_stream, inbox, pruning, read, summaries
 from bgd.daemon.storage.pruning import RetentionLimits
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, log_name
@@ -27,12 +29,12 @@ from tests.daemon.waiting import soon, until
 ANY_AGE = dict.fromkeys((State.SUCCEEDED, State.FAILED, State.CANCELLED))
 
 
-async def ended(life, launcher, jobs):
+async def ended(life, launcher, jobs, spec=None):
     """Run this many jobs to their end; return their ids."""
     await launcher.greet()
     keys = []
     for _ in range(jobs):
-        key = await life.launched()
+        key = await life.launched(spec)
         write_log(life.config, key, b"word\n")
         launcher.say(replace(end(key), finished_at=time.time(), log_bytes=5))
         await launcher.hear(Acknowledge)
@@ -118,6 +120,24 @@ async def test_retention_deletes_jobs_that_are_too_many_or_too_old(folder, launc
         keeper.cancel()
 
 
+async def test_unread_ends_and_their_jobs_are_kept_for_as_long_as_configured(folder, launcher, monkeypatch):
+    monkeypatch.setattr(retention, "PASS_DELAY", 0.05)
+    config = configure(folder, rest="[retention]\nsucceeded_for = '0s'\nkeep_unread = '1h'")
+    async with running_supervisor(config, launcher) as life:
+        keeper = life.tasks.create_task(Retention(life.supervisor, life.actions, life.store).run())
+        [read_one, unread] = [
+            await ended(life, launcher, 1, JobSpec(argv=("true",), session=session))
+            for session in (None, "s")
+        ]
+
+        await soon(_until_gone(life, read_one))
+        assert await life.store.read(read.view, unread[0]) is not None
+        life.supervisor.configure(replace(config, retention=replace(config.retention, keep_unread=0.0)))
+        await soon(_until_gone(life, unread))
+        assert await life.store.read(inbox.unread, os.geteuid(), "s", 10) == []
+        keeper.cancel()
+
+
 async def _until_gone(life, jobs):
     while any([await life.store.read(read.view, job) for job in jobs]):  # noqa: ASYNC110 - nobody is notified
         await asyncio.sleep(0.01)
@@ -128,8 +148,9 @@ def test_limits_are_the_configured_ones_unless_a_request_names_others(config):
         max_age={State.SUCCEEDED: 7 * 86400, State.FAILED: 30 * 86400, State.CANCELLED: 30 * 86400},
         max_jobs=100_000,
         max_log_bytes=5_000_000_000,
+        keeps_unread=True,
     )
-    assert requested_limits(Prune(id=1), config) == configured_limits(config)
+    assert requested_limits(Prune(id=1), config) == replace(configured_limits(config), keeps_unread=False)
     assert requested_limits(Prune(id=1, states=[State.FAILED]), config).max_age == {State.FAILED: 30 * 86400}
     assert requested_limits(Prune(id=1, keep=3), config) == RetentionLimits(max_age=ANY_AGE, max_jobs=3)
     assert requested_limits(Prune(id=1, older_than=3.0, states=[State.FAILED]), config) == RetentionLimits(

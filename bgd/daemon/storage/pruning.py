@@ -21,11 +21,13 @@ class RetentionLimits(Struct, frozen=True, kw_only=True):
         max_age: seconds since its end, by state; None means forever. Jobs in other states are not touched.
         max_jobs: the latest of each of these states; None means all.
         max_log_bytes: of all logs together; None means any number.
+        keeps_unread: jobs whose ends are in an inbox stay, unless max_log_bytes does not let them.
     """
 
     max_age: Mapping[State, float | None]
     max_jobs: int | None = None
     max_log_bytes: int | None = None
+    keeps_unread: bool = False
 
 
 class PrunableJob(Struct, frozen=True, gc=False):
@@ -61,7 +63,7 @@ def next_prunable_at(db: sqlite3.Connection, limits: RetentionLimits) -> float |
         aged_from + max_age - ahead
         for state, max_age in limits.max_age.items()
         if max_age is not None
-        for (aged_from, *_) in db.execute(f"{_OLDEST} LIMIT 1", (state.value,))
+        for (aged_from, *_) in db.execute(f"{_oldest(limits)} LIMIT 1", (state.value,))
     ]
     return min(ends, default=None)
 
@@ -87,8 +89,10 @@ def _prunable(db: sqlite3.Connection, limits: RetentionLimits, elapsed: float) -
     (logged,) = db.execute("SELECT logged FROM meta").fetchone()
     rests: list[Iterator[PrunableJob]] = []
     for state, max_age in limits.max_age.items():
-        finished = (PrunableJob(*row) for row in db.execute(_OLDEST, (state.value,)))
-        left = _count(db, state)
+        finished = (PrunableJob(*row) for row in db.execute(_oldest(limits), (state.value,)))
+        unread = db.execute(_UNREAD, (state.value,)).fetchall() if limits.keeps_unread else []
+        rests.append(PrunableJob(*row) for row in unread)
+        left = _count(db, state) - len(unread)  # or they would push out what was read
         for each in finished:
             is_old = max_age is not None and each.aged_from <= at - max_age
             is_too_many = limits.max_jobs is not None and left > limits.max_jobs
@@ -116,8 +120,17 @@ def _count(db: sqlite3.Connection, state: State) -> int:
     return int(count)
 
 
-_OLDEST = f"""
-    SELECT aged_from, id, logged FROM jobs INDEXED BY jobs_by_end
-    WHERE state = ? AND aged_from IS NOT NULL AND NOT EXISTS ({NEEDS} AND source = jobs.id)
-    ORDER BY aged_from, id
+def _oldest(limits: RetentionLimits) -> str:
+    """Return the query for the finished jobs of a state that may be deleted, those that finished first."""
+    return f"{_FINISHED} {_IS_READ if limits.keeps_unread else ''} {_IN_ORDER}"
+
+
+_IN_ORDER = "ORDER BY aged_from, id"
+_DELETABLE = f"aged_from IS NOT NULL AND NOT EXISTS ({NEEDS} AND source = jobs.id)"
+_FINISHED = f"SELECT aged_from, id, logged FROM jobs INDEXED BY jobs_by_end WHERE state = ? AND {_DELETABLE}"  # noqa: S608
+_IS_READ = "AND NOT EXISTS (SELECT 1 FROM inbox WHERE job = jobs.id)"
+# +: by their ids, which are few
+_UNREAD = f"""
+    SELECT aged_from, id, logged FROM jobs
+    WHERE id IN (SELECT job FROM inbox) AND +state = ? AND {_DELETABLE} {_IN_ORDER}
 """  # noqa: S608 (constants)

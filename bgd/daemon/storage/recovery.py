@@ -258,8 +258,17 @@ def _mark_outdated(db: sqlite3.Connection, last_id: int, skipped: int, launcher:
     for state in WAITING - {State.HELD}:
         (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
         held += jobs
+    _mark_inbox(db)
     paused = db.execute("UPDATE schedules SET paused = 1").rowcount
     return RecoveryResult(held=held, paused=paused, running=_disown(db, launcher), last_id=last_id)
+
+
+def _mark_inbox(db: sqlite3.Connection) -> None:
+    """Mark all ends in inboxes as handed out, and continue with numbers that none can have had since."""
+    db.execute("UPDATE inbox SET handed_out = handed_out + 1")
+    (last,) = db.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'inbox'")
+    db.execute("INSERT INTO sqlite_sequence VALUES ('inbox', ?)", (last + MARGIN,))
 
 
 def _disown(db: sqlite3.Connection, launcher: str) -> int:

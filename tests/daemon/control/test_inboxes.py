@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
 
 from bgd import Outcome, Refused, State
-from tests.support import DEADLINE, serving
+from tests.support import DEADLINE, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +173,39 @@ def test_mass_cancels_are_in_the_inbox_once_each(client, session):
 
     assert [end.job for end in found] == [job.id for job in jobs]
     assert len({end.event for end in found}) == 1_000
+
+
+def kill(daemon):
+    daemon.process.send_signal(signal.SIGKILL)
+    daemon.process.wait(DEADLINE)
+
+
+def test_an_end_that_a_killed_daemon_has_handed_out_comes_again_and_says_so():
+    with serving() as daemon, daemon.client() as client:
+        client.submit(["true"], session="s").wait(DEADLINE)
+        [first] = client.inbox("s")
+        kill(daemon)
+        daemon.start()
+        [second] = client.inbox("s")
+        kill(daemon)
+        daemon.start()
+        client.acknowledge([second])
+
+        assert (first.event, first.redelivered) == (second.event, False)
+        assert second.redelivered
+        assert client.inbox("s") == []
+
+
+def test_a_reader_waits_on_while_a_daemon_follows_a_killed_one():
+    found = []
+    with serving() as daemon, daemon.client() as client, daemon.client() as other:
+        job = client.submit(["true"], hold=True, session="s")
+        reader = threading.Thread(target=lambda: found.extend(other.inbox("s", wait=None)))
+        reader.start()
+        wait_until(lambda: other._channel._connection is not None)
+        kill(daemon)
+        daemon.start()
+        client.release([job.id])
+        reader.join(DEADLINE)
+
+    assert facts(found) == [(job.id, Outcome.SUCCEEDED, False)]

@@ -20,10 +20,10 @@ _OUTCOMES = {
 }
 
 
-async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, env=None):
+async def finish(store, number, ago, state=State.SUCCEEDED, logged=0, **fields):
     """Add a job that finished `ago` seconds ago, with `logged` bytes of logs."""
     await store.write(adopt_boot, NOW, BOOT)
-    await put(store, new(number, env=env, tags=("all", f"tag-{number}")))
+    await put(store, new(number, tags=("all", f"tag-{number}"), **fields))
     running = saves(a_job(number, State.RUNNING, attempt=1))
     await store.commit(Transaction(now=NOW, saves=running, attempts=[first_attempt(number)]))
     end = AttemptEnd(
@@ -91,6 +91,20 @@ async def test_oldest_finished_jobs_are_due_until_the_logs_fit(store):
         4,
         1150,
     )
+
+
+async def test_jobs_with_unread_ends_stay_unless_the_logs_do_not_fit(store):
+    for number, ago in enumerate((50, 40, 30, 20, 10), start=1):
+        await finish(store, number, ago, logged=100, session="somebody" if number in {1, 4} else None)
+    unread = {"keeps_unread": True}
+    limits = RetentionLimits(max_age={State.SUCCEEDED: 100}, **unread)
+
+    assert await due(store, max_age={State.SUCCEEDED: 0}, **unread) == [2, 3, 5]
+    assert await due(store, max_age={State.SUCCEEDED: 0}) == [1, 2, 3, 4, 5]
+    assert await due(store, max_jobs=2, **unread) == [2]
+    assert await due(store, max_log_bytes=300, **unread) == [1, 2]
+    assert await due(store, max_age={State.SUCCEEDED: 35}, max_log_bytes=200, **unread) == [2, 1, 3]
+    assert await store.read(pruning.next_prunable_at, limits) == NOW.elapsed + 60
 
 
 async def test_unfinished_job_is_never_due(store):
