@@ -23,7 +23,7 @@ import click
 
 from bgctl import exit_codes
 from bgctl.agents import json_edit
-from bgctl.common import answer, is_confirmed, report, say
+from bgctl.common import answer, is_confirmed, may_ask, report, say
 from bgctl.options import with_options
 from bgctl.verbs import verb_group, verb_without_daemon
 from bgd.errors import Refused
@@ -71,9 +71,9 @@ def remove_command(client: str, *, project: bool, yes: bool) -> int:
     deleted.
     """
     changes, is_complete = [], True
-    for part in _parts(client, project=project):
+    for path, edit in _parts(client, project=project):
         try:
-            changes += part.change(part.removed)
+            changes += _change(path, edit, adds=False)
         except Refused as error:
             say(f"left as it is: {error}")
             is_complete = False
@@ -90,14 +90,14 @@ agent_command = verb_group(
 
 
 def _additions(client: str, *, project: bool) -> Iterator[_Change]:
-    for part in _parts(client, project=project):
-        yield from part.change(part.added)
+    for path, edit in _parts(client, project=project):
+        yield from _change(path, edit, adds=True)
 
 
 def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
     """Show changes, ask, and make them; return the exit code."""
     if changes and not yes:
-        if not sys.stdin.isatty():
+        if not may_ask():
             raise click.UsageError("there is no terminal to ask on: add --yes")
         click.echo("\n".join(change.diff() for change in changes), err=True)
         if not is_confirmed("Change these files?"):
@@ -154,58 +154,51 @@ def _may_be_made(folder: Path) -> bool:
     return folder.name in {"bgd", "skills", ".claude", ".agents", ".codex"} and folder != Path.cwd()
 
 
-class _Part(NamedTuple):
-    """A file that gets a part of ours: its text with and without it; either may be refused. None: no file."""
+def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
+    """Return the change of a file that adds or removes our part; none if it is as wanted.
 
-    path: Path
-    added: Callable[[str | None], str]
-    removed: Callable[[str | None], str | None]
+    Raises:
+        Refused: the file cannot be used.
+    """
+    try:
+        before = path.read_bytes().decode() if path.exists() else None
+        after = edit(before, adds)
+    except (OSError, ValueError, Refused) as error:
+        raise Refused(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if after == before:
+        return []
+    if before is not None and not os.access(path, os.W_OK):
+        raise Refused(f"{path} is read-only")
+    return [_Change(path, before, after)]
 
-    def change(self, edit: Callable[[str | None], str | None]) -> list[_Change]:
-        """Return the change that an edit of the file's text means; none if it means none.
 
-        Raises:
-            Refused: the file cannot be used.
-        """
-        try:
-            before = self.path.read_bytes().decode() if self.path.exists() else None
-            after = edit(before)
-        except (OSError, ValueError, Refused) as error:
-            raise Refused(f"{self.path}: {getattr(error, 'strerror', None) or error}") from error
-        if after == before:
-            return []
-        if before is not None and not os.access(self.path, os.W_OK):
-            raise Refused(f"{self.path} is read-only")
-        return [_Change(self.path, before, after)]
-
+_Edit = Callable[
+    [str | None, bool], str | None
+]  # a file's text with (True) or without our part; None: no file
 
 # --- which files, and what in them: docs/agents.md says who describes these formats ------------------------
 
 
-def _parts(client: str, *, project: bool) -> list[_Part]:
+def _parts(client: str, *, project: bool) -> list[tuple[Path, _Edit]]:
     home = Path.cwd() if project else Path(home_folder(os.environ))
     variable = {"claude": "CLAUDE_CONFIG_DIR", "codex": "CODEX_HOME"}[client]
     moved = "" if project else os.environ.get(variable, "")
     folder = Path(moved or home / f".{client}")
+    skills = (folder if client == "claude" else home / ".agents") / "skills"
+    skill = (skills / "bgd/SKILL.md", partial(_edit_skill, _sealed(f"{_SKILL.read_text()}\n", _SKILL_END)))
     bgctl = _own_command()
     hook = {"type": "command", "command": f"{shlex.quote(bgctl)} inbox --hook", "timeout": _HOOK_SECONDS}
-    skills = (folder if client == "claude" else home / ".agents") / "skills"
-    skill = _sealed(f"{_SKILL.read_text()}\n", _SKILL_END)
-    skill_part = _Part(skills / "bgd/SKILL.md", partial(_skill_added, skill), _skill_removed)
     if client == "codex":
         fields = ", ".join(f"{name} = {json.dumps(value)}" for name, value in hook.items())
         tables = [f'[mcp_servers.bgd]\ncommand = {json.dumps(bgctl)}\nargs = ["mcp"]\n']
         tables += [f"[[hooks.{event}]]\nhooks = [{{ {fields} }}]\n" for event in _EVENTS]
         block = _sealed("\n".join([_BLOCK_BEGIN, *tables]), _BLOCK_END)
-        return [_Part(folder / "config.toml", partial(_block_added, block), _block_removed), skill_part]
+        return [(folder / "config.toml", partial(_edit_block, block)), skill]
     servers = home / ".mcp.json" if project else Path(moved or home) / ".claude.json"
     server: list[_Entry] = [(("mcpServers", "bgd"), {"command": bgctl, "args": ["mcp"]})]
     hooks: list[_Entry] = [(("hooks", event, None), {"hooks": [hook]}) for event in reversed(_EVENTS)]
-    return [
-        _Part(servers, partial(_json_added, server), partial(_json_removed, server)),
-        _Part(folder / "settings.json", partial(_json_added, hooks), partial(_json_removed, hooks)),
-        skill_part,
-    ]
+    settings = folder / "settings.json"
+    return [(servers, partial(_edit_json, server)), (settings, partial(_edit_json, hooks)), skill]
 
 
 def guide() -> str:
@@ -230,82 +223,54 @@ _NEXT = {
     "codex": "Codex reads this when a session starts; type /hooks there to trust the hooks, or it skips them",
 }
 
-# --- JSON --------------------------------------------------------------------------------------------------
+# --- how: in JSON, in TOML, and in a file of our own --------------------------------------------------------
 
 
-def _json_added(entries: list[_Entry], text: str | None) -> str:
-    new = _json_in(text)
-    for path, value in entries:
-        if not new or json_edit.removed(new, path, partial(eq, value)) == new:
-            new = json_edit.added(_without(new, path, value), path, value)
-    return new
-
-
-def _json_removed(entries: list[_Entry], text: str | None) -> str | None:
-    left = _json_in(text)
-    for path, value in entries:
-        left = _without(left, path, value)
-    return left or None
-
-
-def _json_in(text: str | None) -> str:
-    """Return valid JSON text; "": there is no file."""
+def _edit_json(entries: list[_Entry], text: str | None, adds: bool) -> str | None:  # noqa: FBT001 - an _Edit
     json.loads("{}" if text is None else text)
-    return text or ""
+    new = text or ""
+    for path, value in entries:
+        if new:
+            if adds and json_edit.removed(new, path, partial(eq, value)) != new:
+                continue
+            new = json_edit.removed(new, path, partial(_is_ours, value))
+        if new and json_edit.removed(new, path, partial(_is_similar, path)) != new:
+            raise Refused(f"{' '.join(filter(None, path))} {_CHANGED}")
+        if adds:
+            new = json_edit.added(new, path, value)
+    return new or None
 
 
-def _without(text: str, path: json_edit.Path, value: dict[str, Any]) -> str:
-    """Return JSON text without our value, which may call bgctl by another path.
-
-    Raises:
-        Refused: another value is there in its place.
-    """
-    left = text and json_edit.removed(text, path, lambda found: _shape(found) == _shape(value))
-    if left and json_edit.removed(left, path, partial(_is_similar, path)) != left:
-        raise Refused(f"{' '.join(filter(None, path))} {_CHANGED}")
-    return left
+def _is_ours(value: object, found: object) -> bool:
+    """Return whether these are the same, but for the path of bgctl."""
+    one, other = (re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', json.dumps(each)) for each in (value, found))
+    return one == other
 
 
 def _is_similar(path: json_edit.Path, found: object) -> bool:
     return path[-1] is not None or "inbox --hook" in json.dumps(found)
 
 
-def _shape(value: object) -> str:
-    return re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', json.dumps(value))
-
-
-# --- TOML and text -----------------------------------------------------------------------------------------
-
-
-def _block_added(block: str, text: str | None) -> str:
-    if text is None or block in text:
-        return text or block
-    tomllib.loads(text)
-    left = _block_removed(text)
-    new = block if left is None else f"{left}\n{block}"
-    tomllib.loads(new)
+def _edit_block(block: str, text: str | None, adds: bool) -> str | None:  # noqa: FBT001 - an _Edit
+    tomllib.loads(text or "")
+    if text is None or (adds and block in text):
+        return text or (block if adds else None)
+    left: str | None = text
+    if (begin := text.find(_BLOCK_BEGIN)) >= 0:
+        found = _BLOCK.match(text, begin)
+        if not found or not _is_sealed(found.group(), _BLOCK_END) or not _NO_KEY.match(text, found.end()):
+            raise Refused(f"the part of bgctl {_CHANGED}")
+        left = text[:begin].removesuffix("\n") + text[found.end() :]
+        left = left if begin or left else None
+    new = left if not adds else block if left is None else f"{left}\n{block}"
+    tomllib.loads(new or "")
     return new
 
 
-def _block_removed(text: str | None) -> str | None:
-    if text is None or (begin := text.find(_BLOCK_BEGIN)) < 0:
-        return text
-    found = _BLOCK.match(text, begin)
-    if not found or not _is_sealed(found.group(), _BLOCK_END) or not _IS_SEPARATE.match(text, found.end()):
-        raise Refused(f"the part of bgctl {_CHANGED}")
-    left = text[:begin].removesuffix("\n") + text[found.end() :]
-    tomllib.loads(left)
-    return left if begin else (left or None)
-
-
-def _skill_added(skill: str, text: str | None) -> str:
-    _skill_removed(text)
-    return skill
-
-
-def _skill_removed(text: str | None) -> None:
+def _edit_skill(skill: str, text: str | None, adds: bool) -> str | None:  # noqa: FBT001 - an _Edit
     if text is not None and not _is_sealed(text, _SKILL_END):
         raise Refused(f"it {_CHANGED}")
+    return skill if adds else None
 
 
 def _sealed(text: str, end: str) -> str:
@@ -323,4 +288,4 @@ _SKILL_END = "<!-- written by bgctl agent install, checksum {} -->"
 _BLOCK_BEGIN = "# >>> written by bgctl agent install\n"
 _BLOCK_END = "# <<< written by bgctl agent install, checksum {}"
 _BLOCK = re.compile(f"{_BLOCK_BEGIN}.*?{_BLOCK_END.format('[0-9a-f]{8}')}\n", re.DOTALL)
-_IS_SEPARATE = re.compile(r"(?:\s|#.*)*(?:\[|\Z)")  # a key after the block would join the table before it
+_NO_KEY = re.compile(r"(?:\s|#.*)*(?:\[|\Z)")  # a key after the block would join the table before it

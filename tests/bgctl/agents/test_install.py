@@ -241,8 +241,8 @@ def test_remove_leaves_every_file_as_it_was(given_tree, mode):
         assert list(install._additions(client, project=False)) == []
         assert all(before[name][0] == between[name][0] for name in before)
 
-        for part in install._parts(client, project=False):
-            for change in part.change(part.removed):
+        for path, edit in install._parts(client, project=False):
+            for change in install._change(path, edit, adds=False):
                 change.make()
 
         assert tree(folder) == before
