@@ -187,18 +187,23 @@ def _parts(client: str, *, project: bool) -> list[tuple[Path, _Edit]]:
     skills = (folder if client == "claude" else home / ".agents") / "skills"
     skill = (skills / "bgd/SKILL.md", partial(_edit_skill, _sealed(f"{_SKILL.read_text()}\n", _SKILL_END)))
     bgctl = _own_command()
+    server = {"command": bgctl, "args": ["mcp"]}
     hook = {"type": "command", "command": f"{shlex.quote(bgctl)} inbox --hook", "timeout": _HOOK_SECONDS}
     if client == "codex":
-        fields = ", ".join(f"{name} = {json.dumps(value)}" for name, value in hook.items())
-        tables = [f'[mcp_servers.bgd]\ncommand = {json.dumps(bgctl)}\nargs = ["mcp"]\n']
-        tables += [f"[[hooks.{event}]]\nhooks = [{{ {fields} }}]\n" for event in _EVENTS]
-        block = _sealed("\n".join([_BLOCK_BEGIN, *tables]), _BLOCK_END)
+        fields = "\n".join(_toml(server | {"env_vars": _NEEDED}))
+        handler = ", ".join(_toml(hook))
+        tables = [f"[[hooks.{event}]]\nhooks = [{{ {handler} }}]\n" for event in _EVENTS]
+        block = _sealed("\n".join([_BLOCK_BEGIN, f"[mcp_servers.bgd]\n{fields}\n", *tables]), _BLOCK_END)
         return [(folder / "config.toml", partial(_edit_block, block)), skill]
     servers = home / ".mcp.json" if project else Path(moved or home) / ".claude.json"
-    server: list[_Entry] = [(("mcpServers", "bgd"), {"command": bgctl, "args": ["mcp"]})]
+    entry: list[_Entry] = [(("mcpServers", "bgd"), server)]
     hooks: list[_Entry] = [(("hooks", event, None), {"hooks": [hook]}) for event in reversed(_EVENTS)]
     settings = folder / "settings.json"
-    return [(servers, partial(_edit_json, server)), (settings, partial(_edit_json, hooks)), skill]
+    return [(servers, partial(_edit_json, entry)), (settings, partial(_edit_json, hooks)), skill]
+
+
+def _toml(fields: dict[str, Any]) -> Iterator[str]:
+    return (f"{name} = {json.dumps(value)}" for name, value in fields.items())
 
 
 def guide() -> str:
@@ -217,6 +222,7 @@ _Entry = tuple[json_edit.Path, dict[str, Any]]  # where in a JSON document, and 
 
 _SKILL = Path(__file__).with_name("SKILL.md")
 _EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
+_NEEDED = ["BGD_CONFIG", "BGD_SESSION", "BGD_SOCKET", "XDG_CONFIG_HOME", "XDG_STATE_HOME"]  # by the server
 _HOOK_SECONDS = 10  # for a hook; it takes a fraction of a second
 _NEXT = {
     "claude": "Claude Code reads this when a session starts",

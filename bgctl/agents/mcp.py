@@ -47,7 +47,8 @@ async def _serve() -> None:
 
     from bgctl.agents.tools import TOOLS, AgentTools, described, instructions  # noqa: PLC0415
 
-    session = caller_session() or f"mcp-{secrets.token_hex(4)}"
+    given = caller_session()
+    session = given or f"mcp-{secrets.token_hex(4)}"
     tools = types.ListToolsResult.model_validate({"tools": list(map(described, TOOLS))})
     async with async_client(autostart=True) as daemon:
         answers = AgentTools(daemon, session)
@@ -56,6 +57,9 @@ async def _serve() -> None:
             return tools
 
         async def call_tool(_: object, params: types.CallToolRequestParams) -> types.CallToolResult:
+            # Codex names its session only here
+            if given is None and isinstance(thread := (params.meta or {}).get("threadId"), str):
+                answers.session = thread
             text, is_error = await answers.call(params.name, params.arguments or {})
             return types.CallToolResult(content=[types.TextContent(text=text)], is_error=is_error)
 

@@ -144,11 +144,15 @@ class Send(Arguments):
 
 
 class AgentTools:
-    """The tools of one agent, whose jobs belong to a session."""
+    """The tools of one agent.
+
+    Attributes:
+        session: to which its jobs belong.
+    """
 
     def __init__(self, daemon: AsyncClient, session: str) -> None:
         self._daemon = daemon
-        self._session = session
+        self.session = session
         self._calls = 0
 
     async def call(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
@@ -181,7 +185,7 @@ class AgentTools:
         options = {key: value for key, value in asdict(call).items() if value is not UNSET}
         words, text, wait = options.pop("command"), options.pop("shell"), options.pop("wait")
         try:
-            job = await self._daemon.submit(text or words, shell=bool(text), session=self._session, **options)
+            job = await self._daemon.submit(text or words, shell=bool(text), session=self.session, **options)
         except CannotStart as error:
             raise Refused(f"{error.problem}; `command` takes one word an item, `shell` a line") from error
         if wait:
@@ -304,7 +308,7 @@ class AgentTools:
 
     async def list(self, call: List) -> str:
         """List jobs as `bgctl list` does."""
-        [of_session] = words_for("session", [self._session])
+        [of_session] = words_for("session", [self.session])
         words = call.filter if call.all else f"{of_session.text} {call.filter}"
         jobs = await self._daemon.jobs(words=words.strip() or None, limit=call.limit)
         lines = table_lines([job.view for job in jobs], _COLUMNS, time.time()) if jobs else ["no jobs match"]

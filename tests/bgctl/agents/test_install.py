@@ -23,6 +23,7 @@ from tests.support import DEADLINE, seen
 both = pytest.mark.parametrize("client", ["claude", "codex"])
 
 BGCTL = str(Path(sys.executable).with_name("bgctl"))
+FORWARDED = ["BGD_CONFIG", "BGD_SESSION", "BGD_SOCKET", "XDG_CONFIG_HOME", "XDG_STATE_HOME"]
 HOOK = {"type": "command", "command": f"{BGCTL} inbox --hook", "timeout": 10}
 HOOKS = {"hooks": {event: [{"hooks": [HOOK]}] for event in ("SessionStart", "UserPromptSubmit", "Stop")}}
 
@@ -74,7 +75,7 @@ def test_codex_gets_a_server_hooks_and_a_skill(agent, home):
 
     config = tomllib.loads((home.folder / ".codex/config.toml").read_text())
     assert config == {
-        "mcp_servers": {"bgd": {"command": BGCTL, "args": ["mcp"]}},
+        "mcp_servers": {"bgd": {"command": BGCTL, "args": ["mcp"], "env_vars": FORWARDED}},
         **HOOKS,
     }
     assert (home.folder / ".agents/skills/bgd/SKILL.md").read_text().startswith("---\nname: bgd\n")

@@ -68,6 +68,19 @@ async def test_the_handshake_of_2025_tells_of_the_session_and_the_tools(daemon):
     assert shown["session"] == "review"
 
 
+@pytest.mark.parametrize("given", [None, "review"])
+async def test_jobs_of_codex_belong_to_the_thread_that_it_names_with_each_call(daemon, given):
+    env = {} if given is None else {"BGD_SESSION": given}
+    async with client_of(daemon, **env) as client:
+        await client.initialize()
+        meta = {"threadId": "0199-7d50", "x-codex-turn-metadata": {"session_id": "0199-7d50"}}
+        result = await client.call_tool("submit", {"command": ["true"], "wait": 45}, meta=meta)
+        [content] = result.content
+        shown = daemon.shown(content.text.split()[1])
+
+    assert shown["session"] == (given or "0199-7d50")
+
+
 async def test_a_client_of_2026_needs_no_handshake(daemon):
     async with client_of(daemon) as client:
         began = await client.discover()
