@@ -16,11 +16,9 @@ from bgd.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from bgd import Client
-    from bgd.wire.views import JobEnd
 
 
 def answer_hook(session: str | None = None) -> int:
@@ -48,10 +46,11 @@ def answer_hook(session: str | None = None) -> int:
 _START, _PROMPT, _STOP = _EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
 _MOST_INPUT = 64 << 20  # bytes; the prompt and the last answer are in it
 _MOST_ENDS = 8  # in one answer
-_MOST_TAIL = 300  # bytes of the output of each
-_MOST_NAME = 60
+_MOST_LINES = 3  # of the output of each
 _MOST_JOBS = 10
-_MOST_TEXT = 4_000  # bytes; usual ends take less
+_MOST_NAME = 60  # characters
+_WIDTH = 120  # characters of a line
+_MOST_TEXT = 4_000  # bytes
 _TIMEOUT = 3.0  # seconds for each answer of the daemon; the clients give a hook 10
 
 
@@ -81,22 +80,27 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
     An end keeps an agent from stopping once: a redelivered one may have done so, and waits for the next
     prompt. A client may overrule the hook if the agent goes on because of one, so such ends are told again.
     """
-    from bgctl.common import client  # noqa: PLC0415 - there is news
+    from msgspec.structs import replace  # noqa: PLC0415 - there is news
+
+    from bgctl.agents.inbox import lines_about  # noqa: PLC0415 - likewise
+    from bgctl.common import client  # noqa: PLC0415 - likewise
 
     with client(timeout=_TIMEOUT) as daemon:
-        ends = [
-            end for end in daemon.inbox(session, limit=_MOST_ENDS) if not (event == _STOP and end.redelivered)
-        ]
-        lines = list(_lines_about(ends))
+        found = daemon.inbox(session, limit=_MOST_ENDS)
+        ends = [end for end in found if not (event == _STOP and end.redelivered)]
+        lines = []
+        for end in ends:
+            first, *tail = lines_about(replace(end, name=end.name and end.name[:_MOST_NAME]))
+            lines += [first[: 2 * _WIDTH], *(line[:_WIDTH] for line in tail[-_MOST_LINES:])]
+        if ends:
+            lines.insert(0, "Background jobs of bgd that have ended:")
+            if len(found) == _MOST_ENDS:
+                lines.append("There may be more: run `bgctl inbox`.")
         if event == _START:
             lines += _lines_about_unfinished(daemon, session)
         if not lines:
             return
-        text = (
-            "\n".join(["From bgd, your background jobs:", *lines])
-            .encode()[:_MOST_TEXT]
-            .decode(errors="ignore")
-        )
+        text = "\n".join(lines).encode()[:_MOST_TEXT].decode(errors="ignore")
         own: dict[str, Any] = {"hookEventName": event, "additionalContext": text}
         answer = {"decision": "block", "reason": text} if event == _STOP else {"hookSpecificOutput": own}
         write_all(1, f"{json.dumps(answer, ensure_ascii=False)}\n".encode())
@@ -104,33 +108,13 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
             daemon.acknowledge(ends)
 
 
-def _lines_about(ends: list[JobEnd]) -> Iterator[str]:
-    from bgd import State  # noqa: PLC0415 - there is news
-    from bgd.brief import short_duration  # noqa: PLC0415 - likewise
-    from bgd.formatting import outcome_in_words  # noqa: PLC0415 - likewise
-
-    for end in ends:
-        how = f"failed ({outcome_in_words(end)})" if end.state is State.FAILED else end.state
-        again = " [redelivered: you may know it]" if end.redelivered else ""
-        yield f"{_called(end.job, end.name)} {how}, after {short_duration(end.seconds)}{again}"
-        yield from (
-            f"  {line}" for line in end.tail.encode()[-_MOST_TAIL:].decode(errors="ignore").splitlines()
-        )
-    if len(ends) == _MOST_ENDS:
-        yield "There may be more ends: run `bgctl inbox`."
-
-
-def _lines_about_unfinished(daemon: Client, session: str) -> Iterator[str]:
+def _lines_about_unfinished(daemon: Client, session: str) -> list[str]:
     from bgctl.options import UNFINISHED  # noqa: PLC0415 - only at the start of a session
     from bgd.core.filters import words_for  # noqa: PLC0415 - likewise
 
     [word] = words_for("session", [session])
     jobs = daemon.jobs(states=UNFINISHED, words=word.text, limit=_MOST_JOBS)
-    for job in jobs:
-        yield f"{_called(job.id, job.name)} is {job.state}"
-    if jobs:
-        yield "Wait for them with `bgctl wait --any`, in the background; do not poll."
-
-
-def _called(job: int, name: str | None) -> str:
-    return f"job {job} ({one_line(name)[:_MOST_NAME]})" if name else f"job {job}"
+    if not jobs:
+        return []
+    lines = [f"{job.id} {one_line(job.name or '')[:_MOST_NAME]} {job.state}" for job in jobs]
+    return ["Not finished; `bgctl inbox --wait` in the background tells you when one ends:", *lines]

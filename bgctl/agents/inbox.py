@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import answer, excerpt, global_options, is_terminal, say
+from bgctl.agents.hook import answer_hook
+from bgctl.common import answer, client, excerpt, global_options, is_terminal, say
 from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
-from bgctl.verbs import verb
-from bgd import Client, State
+from bgctl.verbs import verb_without_daemon
+from bgd import State
 from bgd.brief import short_duration
 from bgd.client.connection import client_sockets
 from bgd.client.inherited import caller_session
@@ -22,7 +23,7 @@ from bgd.wire.requests import MAX_ENDS
 from bgd.wire.views import JobEnd
 
 
-@verb(
+@verb_without_daemon(
     "bgctl inbox",
     "bgctl inbox --session fix-login --json",
     "bgctl inbox --wait --timeout 10m",
@@ -31,9 +32,8 @@ from bgd.wire.views import JobEnd
 @click.option("--wait", is_flag=True, help="Wait for an end if there is none.")
 @click.option("--timeout", type=DURATION, metavar="D", help="With --wait: give up after D and exit with 75.")
 @click.option("--peek", is_flag=True, help="Only look: the same ends are handed out again.")
-def inbox_command(
-    daemon: Client, *, session: str | None, wait: bool, timeout: float | None, peek: bool
-) -> int:
+@click.option("--hook", is_flag=True, help="Answer a hook of a coding agent, described on stdin.")
+def inbox_command(*, session: str | None, wait: bool, timeout: float | None, peek: bool, hook: bool) -> int:
     """Print how jobs of a session have ended, each end once.
 
     An end is a job's id, name, outcome and running time, with the last lines of its output. Once it is
@@ -41,30 +41,34 @@ def inbox_command(
     "redelivered". Two readers never get the same end at the same time.
 
     Without --wait, and with nothing new, it prints nothing and exits with 0.
+
+    `bgctl agent install` writes hooks with --hook. They print at most 4 KB, and always exit with 0.
     """
+    if hook:
+        return answer_hook(session)
     name = session or caller_session()
     if name is None:
         raise click.UsageError("no session: give its name with --session NAME, or set BGD_SESSION")
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
-    seconds = timeout if wait else 0.0
-    try:
-        ends = daemon.inbox(name, wait=seconds, peek=peek, limit=MAX_ENDS)
-    except DaemonUnreachable:
-        if wait or not _is_unused():
-            raise
-        ends = []
-    if not ends and (wait or is_terminal()):
-        say(f"no job of session {name} has ended{' meanwhile' if wait else ' that you have not seen'}")
-        return TRY_LATER if wait else 0
-    for end in ends:
-        answer(as_json(end), *_lines(end))
-    if not peek:
-        daemon.acknowledge(ends)
+    with client() as daemon:
+        try:
+            ends = daemon.inbox(name, wait=timeout if wait else 0.0, peek=peek, limit=MAX_ENDS)
+        except DaemonUnreachable:
+            if wait or not _is_unused():
+                raise
+            ends = []
+        if not ends and (wait or is_terminal()):
+            say(f"no job of session {name} has ended{' meanwhile' if wait else ' that you have not seen'}")
+            return TRY_LATER if wait else 0
+        for end in ends:
+            answer(as_json(end), *lines_about(end))
+        if not peek:
+            daemon.acknowledge(ends)
     return 0
 
 
-def _lines(end: JobEnd) -> Iterator[str]:
+def lines_about(end: JobEnd) -> Iterator[str]:
     """Yield the lines for people: what ended and how, and below it the end of its output."""
     name = "" if end.name is None else f" {one_line(end.name)}"
     why = outcome_in_words(end) if end.state is State.FAILED else ""

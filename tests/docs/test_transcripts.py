@@ -20,7 +20,7 @@ path = ["{ROOT}/examples"]
 """
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/bgctl.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/agents.md", "docs/bgctl.md"])
 def test_commands_answer_what_the_page_says(home, name):
     steps = steps_of(page(name))
 

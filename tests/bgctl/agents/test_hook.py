@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -92,8 +93,8 @@ def test_an_end_is_told_once(session, event):
     text = session.hook(event)
 
     first, line, tail, *rest = text.splitlines()
-    assert first == "From bgd, your background jobs:"
-    assert line.startswith(f"job {job} (build) failed (exit code 2), after ")
+    assert first == "Background jobs of bgd that have ended:"
+    assert line.startswith(f"{job} build failed (exit code 2) after ")
     assert (tail, rest) == ("  no rule to make it", [])
     assert session.hook("Stop") == session.hook("UserPromptSubmit") == session.hook("SessionStart") == ""
 
@@ -106,10 +107,9 @@ def test_an_end_stops_the_agent_from_stopping_once(session):
     assert session.hook("Stop") == ""
     second = session.job("false")
     reason = session.hook("Stop")
-    assert (f"job {second} " in reason, "redelivered" in reason) == (True, False)
+    assert (f"\n{second} build " in reason, "redelivered" in reason) == (True, False)
     assert session.hook("Stop") == ""
-    assert "succeeded, after" in (text := session.hook("UserPromptSubmit"))
-    assert "[redelivered: you may know it]" in text
+    assert re.search(r"\d+ build succeeded after \S+, redelivered$", session.hook("UserPromptSubmit"))
     assert session.hook("UserPromptSubmit") == ""
 
 
@@ -122,6 +122,16 @@ def test_an_end_that_stops_a_continued_agent_is_told_again_at_the_next_prompt(se
     assert session.hook("UserPromptSubmit") == ""
 
 
+@pytest.mark.parametrize("is_short", [True, False])
+def test_many_redelivered_ends_keep_no_agent_from_stopping(session, is_short):
+    for _ in range(9):
+        session.job("true")
+    with session.daemon.client() as client:
+        assert len(client.inbox(session.id)) == 9
+
+    assert session.hook("Stop", env=None if is_short else {"BGD_SOCKET": ""}) == ""
+
+
 @pytest.mark.parametrize("source", ["resume", "compact"])
 def test_a_session_that_begins_again_knows_its_jobs(session, source):
     later = session.daemon.submit("--session", session.id, "--name", "later", "--delay", "1h", "true")
@@ -131,18 +141,18 @@ def test_a_session_that_begins_again_knows_its_jobs(session, source):
     text = session.hook("SessionStart", source=source)
 
     lines = text.splitlines()
-    assert lines[1].startswith(f"job {ended} (build) succeeded, after ")
-    assert set(lines[2:4]) == {f"job {held} is held", f"job {later} (later) is scheduled"}
-    assert "`bgctl wait --any`" in lines[4]
-    assert len(lines) == 5
+    assert lines[1].startswith(f"{ended} build succeeded after ")
+    assert "`bgctl inbox --wait`" in lines[2]
+    assert set(lines[3:]) == {f"{held}  held", f"{later} later scheduled"}
 
 
-def test_the_session_is_named_by_variable_or_input(session):
-    jobs = {name: session.job("true", session=name) for name in ("by variable", session.id)}
+def test_the_session_is_named_by_option_variable_or_input(session):
+    jobs = {name: session.job("true", session=name) for name in ("by option", "by variable", session.id)}
     env = {"BGD_SESSION": "by variable"}
 
-    assert f"job {jobs['by variable']} " in session.hook("Stop", env=env)
-    assert f"job {jobs[session.id]} " in session.hook("Stop", env={"CODEX_THREAD_ID": "another"})
+    assert f"\n{jobs['by option']} " in session.hook("Stop", "--session", "by option", env=env)
+    assert f"\n{jobs['by variable']} " in session.hook("Stop", env=env)
+    assert f"\n{jobs[session.id]} " in session.hook("Stop", env={"CODEX_THREAD_ID": "another"})
 
 
 def test_an_answer_has_at_most_4_kb_and_says_that_there_is_more(session):
@@ -152,7 +162,7 @@ def test_an_answer_has_at_most_4_kb_and_says_that_there_is_more(session):
     text = session.hook("UserPromptSubmit")
 
     assert text.count("(exit code 3)") == 8
-    assert text.splitlines()[-1] == "There may be more ends: run `bgctl inbox`."
+    assert text.splitlines()[-1] == "There may be more: run `bgctl inbox`."
     assert session.hook("UserPromptSubmit").count("(exit code 3)") == 1
 
 
