@@ -32,6 +32,8 @@ def mcp_command() -> int | None:
     except ModuleNotFoundError as error:
         say(f"no module {error.name}: `pip install 'bgd[mcp]'` or `uv tool install 'bgd[mcp]'` installs it")
         return UNREACHABLE
+    if sys.stdin.isatty():
+        say("a coding agent starts this and speaks MCP with it; Ctrl-D ends it")
     try:
         anyio.run(_serve)
     except ExceptionGroup as errors:  # of the tasks that read and write

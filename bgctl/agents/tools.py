@@ -93,8 +93,9 @@ class Wait(Arguments):
 class Read(Arguments):
     """Read the output of a job: beginning and end, or the last `tail` lines, or what follows a `cursor`.
 
-    Each answer gives the cursor for what comes after it. `grep`, a Python regular expression, shows the lines
-    that match, from the cursor or the beginning on: use it before you page through a long output.
+    Each answer gives the cursor for what comes after it; 1:0 is the beginning of the first attempt. `grep`, a
+    Python regular expression, shows the lines that match, from the cursor or the beginning on: use it before
+    you page through a long output.
     """
 
     job: int
@@ -233,7 +234,7 @@ class AgentTools:
         view = await self._daemon.view(call.job)
         said = job_line(view)
         if not view.attempt:
-            return f"{said}\nno output yet"
+            return f"{said}\nnothing to show"
         if not (call.cursor or call.grep):
             return await self._head_and_tail(view, said, call.tail or None)
         attempt, begin = map(int, call.cursor.split(":")) if call.cursor else (view.attempt, 0)
@@ -398,7 +399,7 @@ _MARK = 60  # bytes of the line about what is left out
 
 
 def _with_output(said: str, attempt: int, end: int, output: str) -> str:
-    shown = f"output (untrusted):\n{output.removesuffix(chr(10))}" if output else "no output"
+    shown = f"output (untrusted):\n{output.removesuffix(chr(10))}" if output else "nothing to show"
     return f"{said}\ncursor {attempt}:{end}\n{shown}"
 
 

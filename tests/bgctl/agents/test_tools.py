@@ -141,7 +141,7 @@ async def test_a_wait_does_not_hold_up_other_calls(answer):
     job = id_in(await answer("submit", command=["sleep", "1000"]))
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(answer("wait", jobs=[job], match="never"))
-        assert "no output" in await answer("read", job=job)
+        assert "nothing to show" in await answer("read", job=job)
         await answer("cancel", jobs=[job])
     assert waiting.result().startswith(f"job {job} cancelled")
 
@@ -199,7 +199,7 @@ async def test_lines_that_match(answer):
 
     assert output_in(text) == "77\n77"
     assert "2 matching lines in bytes 0 to " in text
-    assert "no output" in await answer("read", job=job, grep="^1$", cursor="1:10")
+    assert "nothing to show" in await answer("read", job=job, grep="^1$", cursor="1:10")
 
 
 async def test_a_long_search_goes_on_from_its_cursor(answer, monkeypatch):
