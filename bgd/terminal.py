@@ -25,6 +25,12 @@ def plain_line(line: str) -> str:
     return "".join(text for text, _ in shown)
 
 
+def plain_lines(output: bytes) -> list[str]:
+    """Return the lines of some output as a terminal shows them, without colours."""
+    text = output.decode(errors="replace").removesuffix("\n")
+    return [plain_line(line).expandtabs() for line in text.split("\n")]
+
+
 class Terminal:
     """Turns output, piece by piece, into lines, in a time that is proportional to the length of the output.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from bgctl.common import excerpt
 from bgctl.listing import table_lines
@@ -26,7 +26,7 @@ from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
 from bgd.escape import one_line
 from bgd.formatting import reason_in_words
-from bgd.terminal import plain_line
+from bgd.terminal import plain_lines
 from bgd.units import counted
 from bgd.wire.replies import ActResult
 from bgd.wire.views import JobView
@@ -284,10 +284,14 @@ class AgentTools:
         reader, found, end, rest = LineReader(), list[str](), begin, ""
         async with aclosing(self._daemon.logs(view.id, attempt=attempt, offset=begin)) as parts:
             async for part in parts:
-                found += [line for _, line in matching(pattern, reader.feed(part))]
                 end = part.offset + len(part.data)
-                if end - begin > MAX_SEARCHED:
-                    rest = "; search on from the cursor"
+                is_enough = end - begin > MAX_SEARCHED and b"\n" in part.data
+                whole = part.data.rfind(b"\n") + 1 if is_enough else len(part.data)
+                found += [
+                    line for _, line in matching(pattern, reader.feed(replace(part, data=part.data[:whole])))
+                ]
+                if is_enough:
+                    end, rest = part.offset + whole, "; search on from the cursor"
                     break
         found += [line for _, line in matching(pattern, reader.end())]
         said += f"\n{counted(len(found), 'matching line')} in bytes {begin} to {end}{rest}"
@@ -381,7 +385,7 @@ def job_line(view: JobView) -> str:
 
 def plain(output: bytes) -> str:
     """Return output as a terminal shows it, without colors and with control characters escaped."""
-    return "\n".join(map(plain_line, output.decode(errors="replace").split("\n")))
+    return "\n".join(plain_lines(output))
 
 
 def fitted(text: str) -> str:
@@ -399,7 +403,7 @@ _MARK = 60  # bytes of the line about what is left out
 
 
 def _with_output(said: str, attempt: int, end: int, output: str) -> str:
-    shown = f"output (untrusted):\n{output.removesuffix(chr(10))}" if output else "nothing to show"
+    shown = f"output (untrusted):\n{output}" if output else "nothing to show"
     return f"{said}\ncursor {attempt}:{end}\n{shown}"
 
 

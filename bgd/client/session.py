@@ -308,13 +308,12 @@ def _how_it_failed(view: JobView) -> str:
 
 def tail_of(data: bytes, *, is_all: bool) -> str:
     """Return the last lines at the end of some output, or of all of it, as they can be shown anywhere."""
-    from bgd.escape import one_line  # noqa: PLC0415 - most programs read no inbox
-    from bgd.terminal import plain_line  # noqa: PLC0415 - likewise
+    from bgd.terminal import plain_lines  # noqa: PLC0415 - most programs read no inbox
 
-    lines = data.decode(errors="replace").removesuffix("\n").split("\n")
+    lines = plain_lines(data)
     if not is_all and len(lines) > 1:
         del lines[0]  # its beginning may be missing
-    return "\n".join(one_line(plain_line(line).expandtabs()) for line in lines[-TAIL_LINES:])
+    return "\n".join(lines[-TAIL_LINES:])
 
 
 TAIL_BYTES, TAIL_LINES = 1_000, 10

@@ -205,12 +205,14 @@ async def test_lines_that_match(answer):
 async def test_a_long_search_goes_on_from_its_cursor(answer, monkeypatch):
     monkeypatch.setattr(tools, "MAX_SEARCHED", 100_000)
     job = id_in(await answer("submit", shell="seq 100000", wait=45))
-    text = await answer("read", job=job, grep="^100000$")
+    cursor, counts = "1:0", [0]
+    while counts[-1] or cursor == "1:0":  # up to an answer without any
+        text = await answer("read", job=job, grep="^[0-9]+$", cursor=cursor)
+        counts.append(int(text.splitlines()[1].split()[0]))
+        cursor = cursor_in(text)
 
-    assert "0 matching lines" in text
-    while "search on from the cursor" in text:
-        text = await answer("read", job=job, grep="^100000$", cursor=cursor_in(text))
-    assert output_in(text) == "100000"
+    assert len(counts) > 5
+    assert sum(counts) == 100_000
 
 
 async def test_output_cannot_do_anything_to_a_terminal(answer):
