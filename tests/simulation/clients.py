@@ -19,6 +19,7 @@ from bgd.wire.replies import End, ErrorCode, Failed, JobsPart, Reply, Submitted
 from bgd.wire.requests import Changes, Request
 from tests.end_to_end.clients import Action
 from tests.simulation.calls import with_follow_ups
+from tests.simulation.inboxes import session_of
 from tests.simulation.key_limits import with_limit, with_times_of_key
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
@@ -185,6 +186,8 @@ class SimulatedClient:
             spec = with_follow_ups(spec)
         if self._machine.has_references:
             spec = with_references(spec)
+        if self._machine.has_inboxes:
+            spec = replace(spec, session=session_of(spec))
         wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
         return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 

@@ -86,6 +86,7 @@ class Machine:
         lives: all supervisors so far; `life` is the current one.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
         has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
+        has_inboxes: whether jobs have sessions.
         has_calls: whether jobs are followed by others, and some are calls that pause after failures.
         has_references: whether jobs get the results of others, and finished jobs are pruned.
     """
@@ -110,6 +111,7 @@ class Machine:
         self.has_limits = random.Random(~seed).random() < LIMITED if has_limits is None else has_limits
         if self.has_limits:
             self.config = with_limits(self.config, seed)
+        self.has_inboxes = False
         self.has_calls = has_calls
         if has_calls:
             self.config = with_breaker(self.config)

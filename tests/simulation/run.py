@@ -22,6 +22,8 @@ from tests.simulation.batches import SHARE as BATCHES
 from tests.simulation.batches import Batcher, check_batches, jobs_of_batches
 from tests.simulation.calls import calls, check_breaker, check_follow_ups, followers, is_call
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
+from tests.simulation.inboxes import SHARE as INBOXES
+from tests.simulation.inboxes import Readers, check_inboxes
 from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.limits import ShareWatch, check_rates, watched_shares
@@ -51,11 +53,11 @@ class SimulationRun:
     """Runs one history; `tell` is called with a line for each step.
 
     `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
-    queues have rates and weights. `has_batches`: whether there are batches. `has_calls`, `has_references`: as
-    of a Machine.
+    queues have rates and weights. `has_batches`: whether there are batches. `has_inboxes`: whether jobs have
+    sessions, whose inboxes are read. `has_calls`, `has_references`: as of a Machine.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a history has in addition
         self,
         seed: int,
         tell: Callable[[str], None] = lambda _: None,
@@ -63,6 +65,7 @@ class SimulationRun:
         has_schedules: bool | None = None,
         has_limits: bool | None = None,
         has_batches: bool = False,
+        has_inboxes: bool = False,
         has_calls: bool = False,
         has_references: bool = False,
     ) -> None:
@@ -81,6 +84,8 @@ class SimulationRun:
         self._is_set = self._machine.dice.random() < JUMP
         self._tell = tell
         self._batcher = Batcher(self._machine, seed) if has_batches else None
+        self._readers = Readers(self._machine, seed) if has_inboxes else None
+        self._machine.has_inboxes = has_inboxes
 
     def run(self) -> Counter[str]:
         """Run the history and check it; return how often each operation and event occurred.
@@ -119,6 +124,8 @@ class SimulationRun:
             machine.set_wall_clock(jump)
         elif self._batcher is not None and dice.random() < BATCHES:
             self._say(self._batcher.step())
+        elif self._readers is not None and dice.random() < INBOXES:
+            self._say(self._readers.step())
         else:
             client = dice.choice(self._clients)
             if client.is_waiting:
@@ -175,6 +182,8 @@ class SimulationRun:
             if ids := self._ids(state):
                 releaser.ask(verb(UNSENT, ids))
                 self._run_out()
+        if self._readers is not None:
+            self._readers.read_all(self._run_out)
         return rest_at
 
     def _remove_schedules(self) -> None:
@@ -229,13 +238,14 @@ class SimulationRun:
         actions = [action for client in self._clients for action in client.actions]
         tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
         of_batches = check_batches(disk, views, stream)
+        of_inboxes = Counter[str]() if self._readers is None else check_inboxes(disk, self._readers, stream)
         following = followers(disk)
         # nobody asked for these
         apart = laws.jobs.keys() | tellers | jobs_of_batches(views.values()) | following.keys()
         stream = [event for event in stream if event.job not in apart]
         views = {job: view for job, view in views.items() if job not in apart}
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches
+        found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches + of_inboxes
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream, has_calls=self._machine.has_calls)

@@ -39,10 +39,14 @@ class Inboxes:
 
     async def _send(self, request: requests.GetInbox, client: ClientConnection) -> None:
         with self._subscriptions.subscribe_to_session((client.uid, request.session)) as subscription:
-            while not (ends := await self._next(request, client)) and request.wait:
+            while True:
+                async with client.in_turn():  # what one request hands out, the next one hands out again
+                    ends = await self._next(request, client)
+                    await send_parts(ends, partial(replies.InboxPart, request.id), client)
+                if ends or not request.wait:
+                    return
                 await subscription.changed.wait()
                 subscription.changed.clear()
-        await send_parts(ends, partial(replies.InboxPart, request.id), client)
 
     async def _acknowledge(self, request: requests.AcknowledgeEnds, client: ClientConnection) -> replies.Done:
         await self._store.write(inbox.acknowledge, client.uid, request.events)
@@ -70,7 +74,8 @@ class Inboxes:
         except BaseException:
             self._release(client, ends)
             raise
-        return [replace(end, redelivered=known[end.event]) for end in ends if end.event in known]
+        held = known.keys() & self._leases.get(client, {})  # some may have been acknowledged meanwhile
+        return [replace(end, redelivered=known[end.event]) for end in ends if end.event in held]
 
     def _leased_to_others(self, client: ClientConnection) -> set[int]:
         return {event for reader, leased in self._leases.items() if reader is not client for event in leased}
