@@ -13,7 +13,6 @@ _PRIVATE_NAMES = frozenset({"NOTIFY_SOCKET", "MAINPID", "INVOCATION_ID", "JOURNA
 _PRIVATE_PREFIXES = ("LISTEN_", "WATCHDOG_")
 OWN_PREFIX = "BGD_"  # of variables that say how bgd itself runs; no job gets them from its caller
 SESSION = "BGD_SESSION"  # the variable that names the session of the caller
-_SESSIONS_OF_AGENTS = ("CLAUDE_CODE_SESSION_ID", "CODEX_THREAD_ID")  # docs/agents.md says who sets them
 
 _BEGINNING_OF_STATUS = 256  # bytes: the umask follows the name, which takes at most 64
 
@@ -48,8 +47,10 @@ def caller_session() -> str | None:
 
     A job inherits the variables of the agent that submitted it, but what it submits is not the agent's.
     """
-    names = (SESSION,) if "BGD_JOB_ID" in os.environ else (SESSION, *_SESSIONS_OF_AGENTS)
-    return next(filter(None, map(os.environ.get, names)), None)
+    session = os.environ.get(SESSION)
+    if not session and "BGD_JOB_ID" not in os.environ:
+        session = os.environ.get("CLAUDE_CODE_SESSION_ID") or os.environ.get("CODEX_THREAD_ID")
+    return session or None
 
 
 def read_umask() -> int | None:
