@@ -96,6 +96,8 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
             lines.insert(0, "Background jobs of bgd that have ended:")
             if len(found) == _MOST_ENDS:
                 lines.append("There may be more: run `bgctl inbox`.")
+        if event == _STOP and ends:  # `bgctl wait` or the server may have told it
+            lines.append("If you know this, stop again.")
         if event == _START:
             lines += _lines_about_unfinished(daemon, session)
         if not lines:
