@@ -68,7 +68,7 @@ async def _serve() -> None:
         server = Server(
             "bgd",
             version=bgd.__version__,
-            instructions=instructions(session),
+            instructions=instructions(session, is_given=given is not None),
             on_list_tools=list_tools,
             on_call_tool=call_tool,
         )

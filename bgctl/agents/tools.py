@@ -358,13 +358,14 @@ def described(name: str) -> dict[str, Any]:
     return {"name": name, "description": description, "inputSchema": schema, "annotations": hints}
 
 
-def instructions(session: str) -> str:
-    """Return what an agent is told about the server."""
+def instructions(session: str, *, is_given: bool) -> str:
+    """Return what an agent is told about the server; `is_given`: it did not make up the session."""
+    codex = "" if is_given else " (in Codex without --session, because it names its own)"
     return (
         "bgd runs commands as background jobs that outlive this conversation; exit codes and output are kept."
         f" Your jobs belong to the session {session}. Never poll: end your turn, or do other work. What wakes"
         " you is the exit of a command in the background of your shell tool: `bgctl wait ID` ends with that"
-        f" job's exit code, `bgctl inbox --session {session} --wait` when any job of the session has ended."
+        f" job's exit code, `bgctl inbox --session {session} --wait`{codex} when any job of yours has ended."
     )
 
 
