@@ -155,10 +155,6 @@ class Scheduler:
             at = ends_at if at is None else min(at, ends_at)
         return at
 
-    def next_wall_timer_at(self) -> float | None:
-        """Return when to call `advance` next, on the wall clock; None: nothing waits for it."""
-        return self.table.waiting.next_wall_at()
-
     def explain(self, job_id: JobId, now: Now) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished."""
         job = self.table.jobs.get(job_id)

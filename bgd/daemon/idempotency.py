@@ -49,7 +49,10 @@ class Idempotency:
         """Return whether a request may be a repeat: then handle it under `exclusive` and ask `recall`."""
         token = request.token
         return token is not UNSET and (
-            request.again is not UNSET or token in self._in_progress or self._first_of(token) is not None
+            request.again is not UNSET
+            or token in self._in_progress
+            or token in self._latest
+            or token in self._repeated
         )
 
     @asynccontextmanager
@@ -81,7 +84,7 @@ class Idempotency:
         token = request.token
         if token is UNSET:
             return None
-        first = self._first_of(token)
+        first = self._latest.get(token, self._repeated.get(token))
         if first is None and request.again is not UNSET:
             await self._supervisor.saved()  # it may not be on disk yet
             submission = await self._store.search(submissions.find_submission, token, request.again)
@@ -163,9 +166,6 @@ class Idempotency:
             self._last_lines[place.batch] = first + count - 1
             taken = place.batch, runs_of(lines_of(place), jobs)
             self._supervisor.transaction.batches.append(taken)
-
-    def _first_of(self, token: bytes) -> JobId | None:
-        return self._latest.get(token, self._repeated.get(token))
 
 
 def lines_of(place: BatchPlace) -> Iterator[int]:

@@ -173,7 +173,7 @@ class Supervisor:
                 self._changed.clear()
                 await self._settle()
                 self._timer.set(self.scheduler.next_timer_at())
-                at = self.scheduler.next_wall_timer_at()
+                at = self.scheduler.table.waiting.next_wall_at()
                 self._wall_timer.set(inf if at is None else at)  # it also rings when the clock is set
                 if self.scheduler.running == 0:
                     self._is_idle.set()

@@ -288,7 +288,7 @@ class EffectChecker:
         dates = [job.conditions.at for job in scheduled if job.conditions.at is not None]
         openings = list(self._openings())
         assert scheduler.next_timer_at() == min([*times, *openings], default=None)
-        assert scheduler.next_wall_timer_at() == min(dates, default=None)
+        assert scheduler.table.waiting.next_wall_at() == min(dates, default=None)
         if self.settled is not None:
             assert all(time > self.settled.elapsed for time in times), "a time has come and was not noticed"
             assert all(date > self.settled.wall for date in dates), "a date has come and was not noticed"

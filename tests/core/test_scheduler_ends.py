@@ -60,7 +60,7 @@ def test_a_job_that_snoozes_until_a_date_waits_for_it_on_the_wall_clock():
 
     scheduler.ended(job_id, 1, Outcome.SNOOZED, NOW, None, decision)
 
-    assert (scheduler.next_timer_at(), scheduler.next_wall_timer_at()) == (None, 1060.0)
+    assert (scheduler.next_timer_at(), scheduler.table.waiting.next_wall_at()) == (None, 1060.0)
     scheduler.advance(at(59.9))
     assert started(scheduler) == []
     scheduler.advance(at(60.0))

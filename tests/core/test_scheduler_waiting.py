@@ -188,7 +188,7 @@ def test_a_job_that_expired_waits_for_ever_once_it_is_revived():
 def test_a_date_uses_the_wall_clock_and_a_delay_does_not():
     scheduler = make_scheduler(slots=2)
     dated, delayed = submit(scheduler, at=5_000.0), submit(scheduler, delay=50.0)
-    assert (scheduler.next_wall_timer_at(), scheduler.next_timer_at()) == (5_000.0, 50.0)
+    assert (scheduler.table.waiting.next_wall_at(), scheduler.next_timer_at()) == (5_000.0, 50.0)
 
     scheduler.advance(Now(elapsed=49.0, wall=4_999.0))
     assert started_ids(scheduler) == []
@@ -197,7 +197,7 @@ def test_a_date_uses_the_wall_clock_and_a_delay_does_not():
     scheduler.advance(Now(elapsed=50.0, wall=5_000.0))
 
     assert started_ids(scheduler) == [dated]
-    assert scheduler.next_wall_timer_at() is None
+    assert scheduler.table.waiting.next_wall_at() is None
 
 
 def test_a_job_whose_date_has_come_stays_queued_when_the_clock_is_set_back():

@@ -38,7 +38,7 @@ from bgd.daemon.storage.records import (
     pack_waits,
     unpack_spec,
 )
-from bgd.wire.launching import AttemptStarted, Place
+from bgd.wire.launching import Place
 from bgd.wire.views import JobProgress
 
 _MAX_KNOWN = 4096  # environments whose hash is remembered, some 100 bytes each
@@ -110,7 +110,7 @@ class TransactionWriter:
 
     def _insert(self, db: sqlite3.Connection, transaction: Transaction) -> Counter[Counted]:
         """Write new jobs; return how many there are of each kind that is counted."""
-        if _insert_jobs(db, transaction.new, transaction.specs, transaction.now.elapsed):
+        if _insert_jobs(db, transaction):
             self._inbox.has_sessions = True
         jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
         jobs.update(map(attrgetter("state"), transaction.new))
@@ -143,29 +143,33 @@ def _count_moves(jobs: Counter[Counted], saves: Iterable[SaveJob]) -> None:
         jobs[save.job.state] += 1
 
 
-def _insert_jobs(
-    db: sqlite3.Connection, new: list[Job], specs: dict[JobId, StoredSpec], elapsed: float
-) -> bool:
+def _insert_jobs(db: sqlite3.Connection, transaction: Transaction) -> bool:
     """Write new jobs, with few rows in memory at a time; return whether any has a session.
 
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
+    A job that starts at once is written as it runs.
     """
-    plain = [
-        job
-        for job in new
-        if job.due is None
-        and job.conditions is NO_CONDITIONS
-        and specs[job.id].spec.notify is None
-        and specs[job.id].spec.session is None
-    ]
-    rows = (_plain_row(job, specs[job.id], elapsed) for job in plain)
-    insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, rows)
-    if len(plain) == len(new):
-        return False
-    known = {job.id for job in plain}
-    others = (_new_row(job, specs[job.id], elapsed) for job in new if job.id not in known)
-    insert_rows(db, _INSERT_JOB, _JOB, others)
-    return any(stored.spec.session for stored in specs.values())
+    specs, elapsed, starts = transaction.specs, transaction.now.elapsed, _starts(transaction)
+    plain, others = list[Job](), list[Job]()
+    for job in transaction.new:
+        spec, is_plain = specs[job.id].spec, job.due is None and job.conditions is NO_CONDITIONS
+        if job.id in starts:
+            others.append(transaction.saves[job.id].job)
+        elif is_plain and spec.notify is None and spec.session is None:
+            plain.append(job)
+        else:
+            others.append(job)
+    if plain:
+        rows = (_plain_row(job, specs[job.id], elapsed) for job in plain)
+        insert_rows(db, _INSERT_PLAIN_JOB, _PLAIN_JOB, rows)
+    if others:
+        more = (_new_row(job, specs[job.id], elapsed, starts.get(job.id)) for job in others)
+        insert_rows(db, _INSERT_JOB, _JOB, more)
+    return any(specs[job.id].spec.session for job in others)
+
+
+def _starts(transaction: Transaction) -> dict[JobId, float]:
+    return {item.job: item.at for item in transaction.attempts}
 
 
 def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ...]:
@@ -173,11 +177,11 @@ def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ..
     return (job.state.value, job.queue, job.priority, pack_policy(job.policy), *submitted)
 
 
-def _new_row(job: Job, stored: StoredSpec, elapsed: float) -> list[object]:
+def _new_row(job: Job, stored: StoredSpec, elapsed: float, started_at: float | None) -> list[object]:
     # a list, because Python 3.11 keeps thousands of freed tuples of just this length
     spec = stored.spec
     named = spec.name, spec.notify, spec.session
-    return [*_columns(job), stored.uid, *named, stored.created_at, elapsed, job.id]
+    return [*_columns(job), started_at, stored.uid, *named, stored.created_at, elapsed, job.id]
 
 
 def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -190,12 +194,15 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     ends = {end.job: end for end in transaction.ends}
     if not ends.keys() <= transaction.saves.keys():
         raise LookupError("an attempt ended, and its job was not moved")
-    starts = {item.job: item.at for item in transaction.attempts}
+    starts = _starts(transaction)
+    inserted = {job.id for job in transaction.new if job.id in starts}
     ended, started = [], []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
     rare: list[SaveJob] = []
     for save in transaction.saves.values():
+        if save.job.id in inserted:
+            continue
         job, columns = save.job, _columns(save.job)
         if save.before is State.SUCCEEDED or job.conditions.key_for is not None:
             rare.append(save)
@@ -268,20 +275,14 @@ def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
             for item in transaction.attempts
         ]
         db.executemany(_INSERT_ATTEMPT, rows)
-    if transaction.relaunched:
-        update_rows(
-            db, _RELAUNCH, [(item.launcher, item.job, item.attempt) for item in transaction.relaunched]
-        )
+    for item in transaction.relaunched:
+        update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt)])
     if transaction.pids:
-        pids = transaction.pids.values()
-        update_rows(db, _SAVE_PID, [(item.pid, item.started_at, item.since, *_key(item)) for item in pids])
-        _save_places(db, [(item.place, *_key(item)) for item in pids])
+        pids = [(each, each.key.job, each.key.attempt) for each in transaction.pids.values()]
+        update_rows(db, _SAVE_PID, [(each.pid, each.started_at, each.since, *key) for each, *key in pids])
+        _save_places(db, [(each.place, job, attempt) for each, job, attempt in pids])
     if transaction.ends:
         _save_ends(db, transaction.ends)
-
-
-def _key(started: AttemptStarted) -> tuple[int, int]:
-    return started.key.job, started.key.attempt
 
 
 def _save_ends(db: sqlite3.Connection, ends: list[AttemptEnd]) -> None:
@@ -359,10 +360,12 @@ _PLAIN_JOB = "(?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?, 0, 0, 0
 _INSERT_JOB = """
     INSERT INTO jobs (state, queue, priority, policy, attempt, failures, unseen, due_elapsed,
                       making_way, wall_due, expires_elapsed, waits, key, slots, resources, suspended,
-                      uid, name, notify, session, created_at, created_aged, id)
+                      started_at, uid, name, notify, session, created_at, created_aged, id)
     VALUES
 """
-_JOB = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)"
+_JOB = (
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? + (SELECT age_ahead FROM meta), ?)"
+)
 
 _COUNT = "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET jobs = jobs + excluded.jobs"
 
@@ -518,12 +521,7 @@ def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counte
 
 
 def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
-    tags = [
-        (tag, job)
-        for job, stored in specs.items()
-        if stored.spec.tags
-        for tag in dict.fromkeys(stored.spec.tags)
-    ]
+    tags = [(tag, job) for job, stored in specs.items() for tag in {*stored.spec.tags}]
     if tags:
         insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
 
