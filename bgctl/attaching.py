@@ -102,7 +102,7 @@ def attach(daemon: Client, job_id: int, *, is_new: bool = False) -> int:
     except DaemonUnreachable as error:
         raise DaemonUnreachable(f"{error}; {maybe_goes_on(job_id, how_to_return)}") from error
     if is_over:
-        return report_end(daemon.job(job_id).wait())
+        return report_end(daemon, daemon.job(job_id).wait())
     if takes_more(2):
         code = leave(daemon, job_id, code, how_to_return)
     return session.exit_code or code

@@ -175,7 +175,7 @@ def wait_or_follow(daemon: Client, job: Job, *, wait: bool, follow: bool) -> int
         return 0
     from bgctl.output import follow_job, report_end  # noqa: PLC0415 - most submits do not wait
 
-    return follow_job(daemon, job) if follow else report_end(job.wait())
+    return follow_job(daemon, job) if follow else report_end(daemon, job.wait())
 
 
 def say_obstacle(job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +16,7 @@ from bgctl.columns import aligned
 from bgctl.plain import Begun
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
+from bgd.client.inherited import caller_session
 from bgd.errors import BgdError, NoSuchJob, Refused
 from bgd.escape import one_line
 
@@ -142,6 +143,13 @@ def report(document: object, *messages: str) -> None:
     else:
         for message in messages:
             say(message)
+
+
+def acknowledge_end(daemon: Client, job_id: int) -> None:
+    """Take the end of a job, which was just printed, out of the inbox of the caller's session."""
+    if caller_session() is not None:
+        with suppress(BgdError):  # then it is told again
+            daemon.acknowledge(jobs=[job_id])
 
 
 def answer(document: object, *lines: object) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from bgctl import exit_codes
 from bgctl.common import (
+    acknowledge_end,
     begun,
     global_options,
     is_screen,
@@ -57,7 +58,7 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False, most: int | None 
             return leave(daemon, job.id, exit_codes.INTERRUPTED, _how_to_return(job))
     say(f"cancelling job {job.id}")
     daemon.cancel([job.id])  # if it has just finished, report that end
-    return report_end(job.wait())
+    return report_end(daemon, job.wait())
 
 
 def _follow(
@@ -75,7 +76,7 @@ def _follow(
     job.wait()
     if exit_code_of_job(job):
         printer.end_line()
-    return report_end(job)
+    return report_end(daemon, job)
 
 
 def head_and_tail(job_id: int, parts: Iterable[LogPart], most: int) -> Iterator[LogPart]:
@@ -126,7 +127,7 @@ _MESSAGES = 500  # bytes that are kept for what bgctl says besides the output
 def leave(daemon: Client, job_id: int, code: int, how_to_return: str) -> int:
     """Say that a job keeps running and return `code`; if it has just ended, report that."""
     try:
-        return report_end(daemon.job(job_id).wait(0))
+        return report_end(daemon, daemon.job(job_id).wait(0))
     except TimeoutError:
         say(f"job {job_id} keeps running: {how_to_return}")
     except DaemonUnreachable:
@@ -139,11 +140,12 @@ def maybe_goes_on(job_id: int, how_to_return: str) -> str:
     return f"unless job {job_id} has ended, it keeps running: {how_to_return}"
 
 
-def report_end(job: Job) -> int:
+def report_end(daemon: Client, job: Job) -> int:
     """Say how a finished job ended, if it did not succeed; return its exit code."""
     code = exit_code_of_job(job)
     if code or global_options().json:
         report(job_as_json(job.view), f"job {job.id} {describe_end(job)}")
+    acknowledge_end(daemon, job.id)
     return code
 
 

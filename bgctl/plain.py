@@ -72,8 +72,10 @@ def _answer(words: list[str], begun: Begun) -> int | None:
         case ["list"] if not is_terminal:
             _list()
         case ["wait", text] if job := id_in(text):
-            code, how = _wait(Daemon(), job)
+            daemon = Daemon()
+            code, how = _wait(daemon, job)
             write_all(1, f"{job} {how}\n".encode())
+            _acknowledge_end(daemon, job)
             return code
         case ["logs", text] if not is_terminal and (job := id_in(text)):
             _logs(job)
@@ -154,6 +156,7 @@ def _run(argv: list[str], begun: Begun) -> int:
         raise Unusual
     if code:
         _say(f"job {job} {how}")
+    _acknowledge_end(daemon, job)
     return code
 
 
@@ -171,6 +174,16 @@ def _wait(daemon: Daemon, job: int, *, only_now: bool = False) -> tuple[int, str
             return code, f"failed (exit code {code})"
         case _:
             raise Unusual
+
+
+def _acknowledge_end(daemon: Daemon, job: int) -> None:
+    """Take the end of a job, which was just printed, out of the inbox of the caller's session."""
+    if session := caller_session():
+        try:
+            daemon.request("acknowledge", session=session, jobs=[job])
+            daemon.reply()
+        except (Unusual, OSError):
+            return  # then it is told again
 
 
 def input_waits(argv: Sequence[str]) -> bool:

@@ -13,7 +13,16 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 
 import click
 
-from bgctl.common import WrongUsage, answer, global_options, has_colors, report, say, wants_bar
+from bgctl.common import (
+    WrongUsage,
+    acknowledge_end,
+    answer,
+    global_options,
+    has_colors,
+    report,
+    say,
+    wants_bar,
+)
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
 from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
@@ -90,6 +99,8 @@ def _finishing(
             on_progress = show_progress if shows_progress else None
             for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
                 show_end(job)
+                if not global_options().quiet:
+                    acknowledge_end(daemon, job.id)
                 del unfinished[job.id]
                 yield job
     except TimeoutError as error:

@@ -268,9 +268,14 @@ class GetInbox(Request, frozen=True, tag="inbox", kw_only=True):
 
 
 class AcknowledgeEnds(Request, frozen=True, tag="acknowledge"):
-    """-> Done, when that is on disk: the reader has seen these ends, and nobody gets them again."""
+    """-> Done, when that is on disk: the reader has seen these ends, and nobody gets them again.
 
-    events: Annotated[list[EventNumber], Meta(max_length=MAX_IDS)]
+    * `jobs`: likewise all ends of these jobs in the inbox of `session`: their reader was told otherwise.
+    """
+
+    events: Annotated[list[EventNumber], Meta(max_length=MAX_IDS)] = []
+    session: Name | None = None
+    jobs: NamedJobs = []
 
 
 # --- acting on jobs ---------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ SENT: dict[str, list[Message]] = {
         requests.GetKeyboard(6, 17, wait=True),
         requests.Wait(7, [17, 18]),
         requests.GetInbox(id=67, session="claude-7", wait=True, limit=10),
-        requests.AcknowledgeEnds(68, [1, 2]),
+        requests.AcknowledgeEnds(68, [1, 2], "fix-login", [12]),
         requests.Cancel(8, [17]),
         requests.Retry(9, [17]),
         requests.Hold(13, [17]),

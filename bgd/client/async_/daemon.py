@@ -200,10 +200,19 @@ class AsyncDaemonClient:
         found = {end.event: end for part in parts for end in expected(part, replies.InboxPart).ends}
         return [replace(end, tail=await self._tail(end)) for end in found.values()]
 
-    async def acknowledge(self, ends: Iterable[JobEnd]) -> None:
-        """Delete ends from their inboxes, because somebody has seen them; return when that is on disk."""
-        for events in portions([end.event for end in ends]):
-            request = requests.AcknowledgeEnds(UNNUMBERED, events)
+    async def acknowledge(
+        self, ends: Iterable[JobEnd] = (), *, jobs: Iterable[int] = (), session: str | None = None
+    ) -> None:
+        """Delete ends from their inboxes, because somebody has seen them; return when that is on disk.
+
+        `jobs`: also all ends of these jobs, by their ids, that the inbox of the session has; None: as
+        $BGD_SESSION says.
+        """
+        asked = [requests.AcknowledgeEnds(UNNUMBERED, each) for each in portions([end.event for end in ends])]
+        for each in portions(list(jobs)):
+            name = session or caller_session()
+            asked.append(requests.AcknowledgeEnds(UNNUMBERED, session=name, jobs=each))
+        for request in asked:
             await self._channel.ask(request, replies.Done, repeatable=True)
 
     async def _tail(self, end: JobEnd) -> str:

@@ -49,7 +49,7 @@ class Inboxes:
                 subscription.changed.clear()
 
     async def _acknowledge(self, request: requests.AcknowledgeEnds, client: ClientConnection) -> replies.Done:
-        await self._store.write(inbox.acknowledge, client.uid, request.events)
+        await self._store.write(inbox.acknowledge, client.uid, request)
         for reader, leased in self._leases.items():
             if reader.uid == client.uid:
                 for event in request.events:

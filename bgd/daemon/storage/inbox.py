@@ -12,6 +12,7 @@ from msgspec import convert
 from bgd.core.job import FINAL
 from bgd.daemon.storage.database import plain_cursor, transaction
 from bgd.daemon.storage.records import Transaction
+from bgd.wire.requests import AcknowledgeEnds
 from bgd.wire.views import JobEnd
 
 MAX_REASON = 500  # characters; the job has the whole error
@@ -64,10 +65,12 @@ def mark_handed_out(db: sqlite3.Connection, events: Iterable[int]) -> dict[int, 
         return {event: times > 1 for each in events for event, times in db.execute(_HAND_OUT, (each,))}
 
 
-def acknowledge(db: sqlite3.Connection, uid: int, events: Iterable[int]) -> None:
+def acknowledge(db: sqlite3.Connection, uid: int, seen: AcknowledgeEnds) -> None:
     """Delete ends from the inboxes of a user; some may be gone already."""
     with transaction(db):
-        db.executemany("DELETE FROM inbox WHERE event = ? AND uid = ?", [(event, uid) for event in events])
+        db.executemany("DELETE FROM inbox WHERE event = ? AND uid = ?", [(each, uid) for each in seen.events])
+        if seen.jobs:
+            db.execute(_DELETE_OF_JOBS, (uid, seen.session, json.dumps(seen.jobs)))
 
 
 def delete_old(db: sqlite3.Connection, elapsed: float, keep: float | None) -> None:
@@ -106,6 +109,9 @@ _UNREAD = """
     WHERE inbox.uid = ? AND inbox.session = ? ORDER BY event
 """
 _HAND_OUT = "UPDATE inbox SET handed_out = handed_out + 1 WHERE event = ? RETURNING event, handed_out"
+_DELETE_OF_JOBS = (
+    "DELETE FROM inbox WHERE uid = ? AND session = ? AND job IN (SELECT value FROM json_each(?))"
+)
 _DELETE_OLD = "DELETE FROM inbox WHERE aged <= ? + (SELECT age_ahead FROM meta)"
 _DELETE_REST = (
     "DELETE FROM inbox WHERE event <= (SELECT event FROM inbox ORDER BY event DESC LIMIT 1 OFFSET ?)"

@@ -157,3 +157,38 @@ def test_without_a_daemon_there_is_nothing_new_only_if_there_never_was_one(tmp_p
 
     assert (never.returncode, never.stdout, never.stderr) == (0, "", "")
     assert (waits.returncode, stopped.returncode) == (69, 69)
+
+
+# --- ends that are told otherwise --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait", [("wait",), ("--json", "wait"), ("wait", "--any")], ids=" ".join)
+def test_who_waits_for_a_job_is_not_told_its_end_again(daemon, session, inbox, wait):
+    job = daemon.bgctl("submit", "false", env={SESSION: session}).stdout.strip()
+
+    assert daemon.bgctl(*wait, job, env={SESSION: session}).returncode == 1
+
+    assert inbox() == ""
+
+
+def test_who_waits_without_seeing_which_job_failed_is_told(daemon, session, inbox):
+    job = end_of(daemon, session)
+
+    assert daemon.bgctl("wait", "--quiet", str(job), env={SESSION: session}).returncode == 3
+
+    assert inbox().startswith(f"{job} ")
+
+
+def test_to_wait_for_a_job_of_another_session_takes_nothing_from_its_inbox(daemon, session, inbox):
+    job = end_of(daemon, session)
+
+    assert daemon.bgctl("wait", str(job), env={SESSION: "another"}).returncode == 3
+
+    assert inbox().startswith(f"{job} ")
+
+
+@pytest.mark.parametrize("options", [(), ("--max-output", "4KB")], ids=["plain", "with options"])
+def test_who_runs_a_job_to_its_end_is_not_told_it_again(daemon, session, inbox, options):
+    assert daemon.bgctl("run", *options, "false", env={SESSION: session}).returncode == 1
+
+    assert inbox() == ""

@@ -10,6 +10,7 @@ from bgd.core.job import JobId, Outcome, State
 from bgd.daemon.storage import change_stream, inbox, recovery, schema, write
 from bgd.daemon.storage.records import AttemptEnd, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.wire.requests import AcknowledgeEnds
 from tests.daemon.storage.builders import (
     BOOT,
     NOW,
@@ -132,8 +133,8 @@ async def test_what_was_handed_out_is_told_and_acknowledged_ends_of_others_stay(
     await run(store, 1, 2)
 
     assert await store.write(inbox.mark_handed_out, [1, 2]) == {1: False, 2: False}
-    await store.write(inbox.acknowledge, UID + 1, [1, 2])
-    await store.write(inbox.acknowledge, UID, [1, 99])
+    await store.write(inbox.acknowledge, UID + 1, AcknowledgeEnds(1, [1, 2]))
+    await store.write(inbox.acknowledge, UID, AcknowledgeEnds(1, [1, 99]))
     assert await store.write(inbox.mark_handed_out, [1, 2]) == {2: True}
     assert await events(store) == [(2, True)]
 
