@@ -186,7 +186,7 @@ def _parts(client: str, *, project: bool) -> list[tuple[Path, _Edit]]:
     folder = Path(moved or home / f".{client}")
     skills = (folder if client == "claude" else home / ".agents") / "skills"
     skill = (skills / "bgd/SKILL.md", partial(_edit_skill, _sealed(f"{_SKILL.read_text()}\n", _SKILL_END)))
-    bgctl = _own_command()
+    bgctl = _own_command(project=project)
     server = {"command": bgctl, "args": ["mcp"]}
     hook = {"type": "command", "command": f"{shlex.quote(bgctl)} inbox --hook", "timeout": _HOOK_SECONDS}
     if client == "codex":
@@ -211,11 +211,15 @@ def guide() -> str:
     return _SKILL.read_text().split("---\n", 2)[2].lstrip()
 
 
-def _own_command() -> str:
-    """Return bgctl as a client has to call it: by name if PATH leads to this one."""
-    own = Path(sys.executable).with_name("bgctl")
-    found = shutil.which("bgctl")
-    return "bgctl" if found and os.path.realpath(found) == os.path.realpath(own) else str(own)
+def _own_command(*, project: bool) -> str:
+    """Return bgctl as a client has to call it: by its path, because clients may have another PATH.
+
+    Files of a project, which others share, have its name, if PATH leads to this one.
+    """
+    own, found = Path(sys.executable).with_name("bgctl"), shutil.which("bgctl")
+    if not found or os.path.realpath(found) != os.path.realpath(own):
+        return str(own)
+    return "bgctl" if project else found
 
 
 _Entry = tuple[json_edit.Path, dict[str, Any]]  # where in a JSON document, and what

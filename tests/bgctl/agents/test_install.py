@@ -9,15 +9,19 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 
+import click
 import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bgctl.agents import install
+from bgctl.cli import cli as command
 from bgd.errors import Refused
 from tests.bgctl.agents.test_json_edit import files as json_files
+from tests.docs.test_pages import commands_of
 from tests.support import DEADLINE, seen
 
 both = pytest.mark.parametrize("client", ["claude", "codex"])
@@ -106,13 +110,17 @@ def test_folders_that_were_moved_are_found(agent, home):
     assert {f"moved/{name}" for name in names} <= tree(home.folder).keys()
 
 
-def test_bgctl_is_called_by_name_if_it_is_in_the_path(agent, home):
+def test_bgctl_in_the_path_is_called_by_the_path_that_found_it_and_in_projects_by_name(agent, home):
     folder = home.folder / "bin"
     folder.mkdir()
     (folder / "bgctl").symlink_to(BGCTL)
-    agent("install", "codex", "--yes", env={"PATH": f"{folder}:{os.defpath}"})
+    env = {"PATH": f"{folder}:{os.defpath}"}
+    agent("install", "codex", "--yes", env=env)
+    (home.folder / "project").mkdir()
+    agent("install", "codex", "--project", "--yes", env=env, cwd=home.folder / "project")
 
-    assert 'command = "bgctl"' in (home.folder / ".codex/config.toml").read_text()
+    assert f'command = "{folder}/bgctl"' in (home.folder / ".codex/config.toml").read_text()
+    assert 'command = "bgctl"' in (home.folder / "project/.codex/config.toml").read_text()
 
 
 def test_the_skill_is_the_page_of_the_help(agent, home):
@@ -124,6 +132,21 @@ def test_the_skill_is_the_page_of_the_help(agent, home):
     front, _, rest = skill.removeprefix("---\n").partition("---\n")
     assert re.fullmatch(r"name: bgd\ndescription: [^\n:]{1,1024}\n", front)
     assert re.fullmatch(rf"\n{re.escape(guide)}\n<!-- .* checksum [0-9a-f]{{8}} -->\n", rest)
+
+
+def test_commands_of_the_page_can_be_read(home, monkeypatch):
+    monkeypatch.setattr(click.Command, "invoke", lambda *_: 0)  # parse the command line, but do nothing
+    monkeypatch.setattr("bgctl.common._given", {})
+    guide = home.bgctl("help", "--for-agents").stdout
+    blocks = re.sub(
+        r"^(?:    .*\n)+", lambda found: f"```sh\n{dedent(found[0])}```\n", guide, flags=re.MULTILINE
+    )
+    commands = [words for words in commands_of(blocks) if words]
+
+    assert {"submit", "inbox", "wait", "run", "logs"} <= {words[0] for words in commands}
+    for words in commands:
+        with command.make_context("bgctl", list(words)) as context:
+            command.invoke(context)
 
 
 # --- asking ------------------------------------------------------------------------------------------------
@@ -345,7 +368,7 @@ def test_what_another_version_wrote_is_replaced_and_removed(agent, home, client,
     monkeypatch.setenv("HOME", str(home.folder))
     before = tree(home.folder)
     with monkeypatch.context() as patch:
-        patch.setattr(install, "_own_command", lambda: "/opt/my bgd/bin/bgctl")
+        patch.setattr(install, "_own_command", lambda **_: "/opt/my bgd/bin/bgctl")
         patch.setattr(install, "_SKILL", home.folder / "page")
         (home.folder / "page").write_text("---\nname: bgd\n---\nold\n")
         for change in install._additions(client, project=False):
