@@ -272,7 +272,7 @@ class AgentTools:
         if most < len(data) or most == _PAGE:
             whole = data.rfind(b"\n", 0, most) + 1 or most - incomplete_at_end(data[:most])
             data, end = data[:whole], end - len(data) + whole
-        elif attempt < view.attempt:
+        elif not data and attempt < view.attempt:
             attempt, end = attempt + 1, 0
         gap = f"[{missing} bytes were not kept]\n" if missing else ""
         return _with_output(said, attempt, end, gap + plain(data))

@@ -177,6 +177,28 @@ async def test_a_cursor_at_the_end_shows_what_is_written_later(answer):
     assert output_in(await answer("read", job=job, cursor=cursor)).split() == ["after"]
 
 
+@pytest.mark.daemon('[logs]\nmax_bytes = "64KB"')
+async def test_pages_say_what_the_log_did_not_keep(own_daemon):
+    job = own_daemon.finished_job("--shell", "seq 100000; echo end")
+    own_daemon.bgctl("retry", job)
+    own_daemon.bgctl("wait", job)
+    cursor, pages = "1:0", ""
+    async with tools_of(own_daemon) as agent:
+        while cursor != "2:0":
+            page, _ = await agent.call("read", {"job": int(job), "cursor": cursor})
+            pages += f"{output_in(page)}\n"
+            cursor = cursor_in(page)
+        whole, _ = await agent.call("read", {"job": int(job)})
+    before, missing, after = re.split(r"\n\[(\d+) bytes were not kept\]\n", pages)
+    written = "".join(f"{number}\n" for number in range(1, 100_001)) + "end\n"
+    after = f"{after.rstrip()}\n"
+
+    assert written.startswith(before)
+    assert written.endswith(after)
+    assert len(before) + int(missing) + len(after) == len(written)
+    assert output_in(whole).endswith("\n100000\nend")
+
+
 async def test_a_cursor_goes_on_to_the_next_attempt(answer):
     job = id_in(await answer("submit", command=["echo", "once"], wait=45))
     await answer("retry", jobs=[job])
