@@ -102,6 +102,8 @@ def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
         click.echo("\n".join(change.diff() for change in changes), err=True)
         if not is_confirmed("Change these files?"):
             return exit_codes.REFUSED
+        if changed := [str(change.path) for change in changes if _text_of(change.path) != change.before]:
+            raise Refused(f"{', '.join(changed)} changed meanwhile: run this again")
     for change in changes:
         change.make()
     said = [f"{'deleted' if change.after is None else 'wrote'} {change.path}" for change in changes]
@@ -161,7 +163,7 @@ def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
         Refused: the file cannot be used.
     """
     try:
-        before = path.read_bytes().decode() if path.exists() else None
+        before = _text_of(path)
         after = edit(before, adds)
     except (OSError, ValueError, Refused) as error:
         raise Refused(f"{path}: {getattr(error, 'strerror', None) or error}") from error
@@ -170,6 +172,10 @@ def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
     if before is not None and not os.access(path, os.W_OK):
         raise Refused(f"{path} is read-only")
     return [_Change(path, before, after)]
+
+
+def _text_of(path: Path) -> str | None:
+    return path.read_bytes().decode() if path.exists() else None
 
 
 _Edit = Callable[

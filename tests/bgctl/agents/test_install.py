@@ -181,16 +181,22 @@ def test_lines_of_the_user_are_not_shown(agent, home, client):
     assert "secret" not in agent("print", client).stdout
 
 
-@both
-@pytest.mark.parametrize("answer", ["y", "n", "\x03"])
-def test_install_asks(agent, home, client, answer):
-    before = tree(home.folder)
-    shown = agent("print", client).stdout
+def asked(home, client):
+    """Start an install at a terminal, up to its question."""
     child = pexpect.spawn(
         sys.executable, ["-m", "bgctl", "agent", "install", client], env=home.env, cwd=home.folder,
         encoding="utf-8", timeout=DEADLINE, dimensions=(24, 300),
     )  # fmt: skip
     child.expect_exact("Change these files? [y/N]: ")
+    return child
+
+
+@both
+@pytest.mark.parametrize("answer", ["y", "n", "\x03"])
+def test_install_asks(agent, home, client, answer):
+    before = tree(home.folder)
+    shown = agent("print", client).stdout
+    child = asked(home, client)
     assert child.before.replace("\r\n", "\n") == shown
     child.send(answer if answer == "\x03" else f"{answer}\n")
     said = seen(child)
@@ -198,6 +204,16 @@ def test_install_asks(agent, home, client, answer):
     assert (tree(home.folder) != before) == (answer == "y")
     assert ("nothing changed" in said) == (answer != "y")
     assert child.exitstatus == (0 if answer == "y" else 1)
+
+
+def test_what_the_client_writes_before_the_answer_is_not_overwritten(home):
+    child = asked(home, "claude")
+    written(home.folder, {".claude.json": '{"numStartups": 2}'})
+    before = tree(home.folder)
+    child.sendline("y")
+
+    assert f"{home.folder}/.claude.json changed meanwhile: run this again" in seen(child)
+    assert (child.exitstatus, tree(home.folder)) == (1, before)
 
 
 @both
