@@ -155,17 +155,27 @@ class AgentTools:
         self._daemon = daemon
         self.session = session
         self._calls = 0
+        self._told = set[tuple[str, int]]()  # sessions, and jobs whose ends they were shown
 
     async def call(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
         """Return the answer of a tool, at most MAX_ANSWER bytes, and whether it is an error."""
         self._calls += 1
         try:
+            await self._acknowledge()
             return fitted(await self._answer(name, arguments)), False
         except (BgdError, OSError, msgspec.ValidationError) as error:
             hint = ": `list` shows the jobs there are" if isinstance(error, NoSuchJob) else ""
             return fitted(shorten(one_line(str(error))) + hint), True
         finally:
             self._calls -= 1
+
+    async def _acknowledge(self) -> None:
+        """Take ends out of the inbox that earlier calls showed: an agent that asks again has read them."""
+        told, self._told = self._told, set()
+        for session in {session for session, _ in told}:
+            jobs = [job for of, job in told if of == session]
+            with suppress(BgdError):  # then the inbox tells them again
+                await self._daemon.acknowledge(jobs=jobs, session=session)
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> str:
         if self._calls > MAX_CALLS:
@@ -246,7 +256,9 @@ class AgentTools:
         """Say how a job is, what to do until it ends, and what it has written."""
         view = await self._daemon.view(job_id)
         said = job_line(view)
-        if view.state not in FINISHED:
+        if view.state in FINISHED:
+            self._told.add((self.session, job_id))
+        else:
             said += f"\n{_how_to_wait(job_id)}"
         return await self._head_and_tail(view, said) if view.attempt else said
 

@@ -80,6 +80,18 @@ async def test_a_submit_that_waits_answers_with_the_end_and_the_output(answer):
     assert output_in(text) == "hello"
 
 
+async def test_an_end_that_was_shown_leaves_the_inbox_at_the_next_call(answer, daemon):
+    job = id_in(await answer("submit", shell="exit 3", wait=45))
+
+    with daemon.client() as client:
+        before = [end.job for end in client.inbox(SESSION, peek=True)]
+        await answer("list")
+        after = [end.job for end in client.inbox(SESSION, peek=True)]
+
+    assert job in before
+    assert job not in after
+
+
 async def test_a_submit_that_does_not_wait_says_how_to_be_woken(answer):
     text = await answer("submit", command=["sleep", "1000"], name="long")
     job = id_in(text)
