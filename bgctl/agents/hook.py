@@ -112,11 +112,15 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
 
 def _lines_about_unfinished(daemon: Client, session: str) -> list[str]:
     from bgctl.options import UNFINISHED  # noqa: PLC0415 - only at the start of a session
+    from bgd.brief import command_line  # noqa: PLC0415 - likewise
     from bgd.core.filters import words_for  # noqa: PLC0415 - likewise
 
     [word] = words_for("session", [session])
     jobs = daemon.jobs(states=UNFINISHED, words=word.text, limit=_MOST_JOBS)
     if not jobs:
         return []
-    lines = [f"{job.id} {one_line(job.name or '')[:_MOST_NAME]} {job.state}" for job in jobs]
+    lines = []
+    for job in jobs:
+        name = f" {one_line(job.name)[:_MOST_NAME]}" if job.name else ""
+        lines.append(f"{job.id}{name} {job.state}: {command_line(job.view, _WIDTH)}")
     return ["Not finished; `bgctl inbox --wait` in the background tells you when one ends:", *lines]

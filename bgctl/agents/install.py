@@ -178,9 +178,8 @@ def _text_of(path: Path) -> str | None:
     return path.read_bytes().decode() if path.exists() else None
 
 
-_Edit = Callable[
-    [str | None, bool], str | None
-]  # a file's text with (True) or without our part; None: no file
+# Returns a file's text with (True) or without our part; None: there is no file
+_Edit = Callable[[str | None, bool], str | None]
 
 # --- which files, and what in them: docs/agents.md says who describes these formats ------------------------
 

@@ -135,7 +135,7 @@ def test_many_redelivered_ends_keep_no_agent_from_stopping(session, is_short):
 
 @pytest.mark.parametrize("source", ["resume", "compact"])
 def test_a_session_that_begins_again_knows_its_jobs(session, source):
-    later = session.daemon.submit("--session", session.id, "--name", "later", "--delay", "1h", "true")
+    later = session.daemon.submit("--session", session.id, "--name", "later", "--delay", "1h", "sleep", "1")
     session.daemon.submit("--session", "another", "--hold", "true")
     held = session.daemon.submit("--session", session.id, "--hold", "true")
     ended = session.job("true")
@@ -144,7 +144,7 @@ def test_a_session_that_begins_again_knows_its_jobs(session, source):
     lines = text.splitlines()
     assert lines[1].startswith(f"{ended} build succeeded after ")
     assert "`bgctl inbox --wait`" in lines[2]
-    assert set(lines[3:]) == {f"{held}  held", f"{later} later scheduled"}
+    assert set(lines[3:]) == {f"{held} held: true", f"{later} later scheduled: sleep 1"}
 
 
 def test_the_session_is_named_by_option_variable_or_input(session):
