@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from bgd.core.job import JobId, State
-from bgd.daemon.storage import read
+from bgd.daemon.storage import inbox, read
+from bgd.daemon.storage.database import DiskFull
 from bgd.wire.launching import Acknowledge, StopProcesses
 from bgd.wire.messages import kinds_of
-from bgd.wire.replies import Acted, Done, ErrorCode, Info
+from bgd.wire.replies import Acted, Done, ErrorCode, Failed, InboxPart, Info
 from bgd.wire.requests import (
     Cancel,
     Forget,
+    GetInbox,
     GetInfo,
     Request,
     Retry,
@@ -107,3 +110,39 @@ async def test_shutdown_is_answered_and_done_in_the_requested_mode(config, launc
         await caller.ask(Shutdown(1, ShutdownMode.WAIT), Done)
         await caller.ask(Shutdown(2), Done)
         assert life.shutdowns == [ShutdownMode.WAIT, None]
+
+
+async def end_of_session(life):
+    """Leave the end of a job in the inbox of session "one" of the callers' user; return its id."""
+    submitted = life.actions.submit([command(session="one", hold=True)], os.geteuid())
+    await life.actions.do("cancel", submitted.first)
+    await soon(life.supervisor.saved())
+    return submitted.first
+
+
+async def test_ends_that_cannot_be_marked_are_not_sent_and_others_get_them(config, launcher, monkeypatch):
+    def write_nothing(*_):
+        raise DiskFull("disk full")
+
+    async with served(config, launcher) as life:
+        job = await end_of_session(life)
+        first, second = await life.call(), await life.call()
+        with monkeypatch.context() as patch:
+            patch.setattr(inbox, "mark_handed_out", write_nothing)
+            failed = await first.ask(GetInbox(id=1, session="one"), Failed)
+        [part] = await second.stream(GetInbox(id=1, session="one"), InboxPart)
+        assert await first.stream(GetInbox(id=2, session="one"), InboxPart) == []
+
+    assert failed.message == "disk full"
+    assert [(end.job, end.redelivered) for end in part.ends] == [(job, False)]
+
+
+async def test_a_reader_that_leaves_while_its_ends_are_marked_leaves_them_to_others(config, launcher):
+    async with served(config, launcher) as life:
+        job = await end_of_session(life)
+        first, second = await life.call(), await life.call()
+        first.send(GetInbox(id=1, session="one"))
+        await first.hang_up()
+        [part] = await second.stream(GetInbox(id=1, session="one", wait=True), InboxPart)
+
+    assert [end.job for end in part.ends] == [job]
