@@ -134,6 +134,7 @@ def test_unlimited_values_are_shown_as_words(home):
         failed_for = "12h"
         max_finished = "unlimited"
         logs_total = "unlimited"
+        keep_unread = "unlimited"
         [backup]
         every = "never"
     """
