@@ -16,6 +16,7 @@ class FrameWriter:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit  # bytes of a payload
+        self._loop = asyncio.get_running_loop()  # kept, because finding it takes a system call
         self.transport: asyncio.WriteTransport | None = None
         self._unsent: list[bytes] = []
         self._is_flush_due = False  # at the end of this turn of the loop
@@ -34,7 +35,7 @@ class FrameWriter:
         """Write everything unsent when everything has run that is ready to run now."""
         if not self._is_flush_due:
             self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write everything unsent now."""

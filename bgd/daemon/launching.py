@@ -145,9 +145,10 @@ class LauncherLink:
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if no launcher is ready to receive it."""
-        if self._connection is None or not self.is_connected:
+        connection = self._connection
+        if connection is None or not connection.is_ready or connection.is_closing:
             return False
-        self._connection.send(message)
+        connection.send(message)
         return True
 
     def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:

@@ -87,7 +87,7 @@ class Measurements:
     def saved(self, transaction: Transaction, commit_seconds: float, committed_at: float) -> None:
         """Count what a transaction has saved; `committed_at` is of time.perf_counter."""
         self.commits.add(commit_seconds)
-        self.lags.add(max(perf_counter() - committed_at, 0.0))
+        self.lags.add(perf_counter() - committed_at)
         self.submitted += len(transaction.new)
         for event in transaction.events:
             if event.what == Move.START:

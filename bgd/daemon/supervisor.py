@@ -175,10 +175,10 @@ class Supervisor:
                 self._timer.set(self.scheduler.next_timer_at())
                 at = self.scheduler.table.waiting.next_wall_at()
                 self._wall_timer.set(inf if at is None else at)  # it also rings when the clock is set
-                if self.scheduler.running == 0:
-                    self._is_idle.set()
-                else:
+                if self.scheduler.table.queues.active:
                     self._is_idle.clear()
+                else:
+                    self._is_idle.set()
                 if self._changed.is_set():  # let the next requests of answered clients share it
                     await asyncio.sleep(0)
         finally:
