@@ -117,7 +117,7 @@ class Scheduler:
     ) -> None:
         self.table = JobTable(slots, rules, resources)
         self.get = self.table.jobs.get
-        self._last_id = last_id
+        self.last_id = last_id
         self._roll = roll
         self.batches = Batches()
         self.breakers = self.table.queues.breakers
@@ -235,7 +235,7 @@ class Scheduler:
         policy = self.table.shared(job.policy)
         if policy is not job.policy:  # otherwise each of a million jobs would have a policy of its own
             job = replace(job, policy=policy)
-        self._last_id = max(self._last_id, job.id + count - 1)
+        self.last_id = max(self.last_id, job.id + count - 1)
         is_plain = count > 1 and job.conditions == Conditions(limit=job.conditions.limit)
         if is_plain and job.state is State.QUEUED:
             self.table.add_queued(job, count)
@@ -256,11 +256,11 @@ class Scheduler:
 
         `finished`: its dependencies that have finished already.
         """
-        self._last_id += 1
+        self.last_id += 1
         due, wanted = conditions.due_of(spec, now), conditions.conditions_of(spec, now)
         job = conditions.without_met_conditions(
             Job(
-                id=JobId(self._last_id),
+                id=JobId(self.last_id),
                 state=State.HELD if spec.hold else conditions.waiting_state(due, wanted, now),
                 queue=self.table.shared(spec.queue) if spec.queue else DEFAULT_QUEUE,
                 priority=spec.priority or 0,

@@ -66,6 +66,7 @@ class Supervisor:
         config: the configuration in force.
         controls: slots and queues set by users.
         scheduler: the one that decides; others only ask it, and change it by `decide`.
+        get: returns an unfinished job, or None if no unfinished job has this id.
         link: the connection to the launcher.
         transaction: the next one; code that adds to it also calls `decide` or `when_saved`.
         newest_id: the highest job id ever saved, also of jobs that are gone.
@@ -90,14 +91,15 @@ class Supervisor:
         self._is_idle = asyncio.Event()
         self._store = store
         self.link = link
+        self.scheduler = Scheduler(0, {}, 0, random.random)  # `restore` tells it the rest
+        self.get = self.scheduler.get
         self._machine = MachineWatch(
             config,
-            pause=lambda why: self.scheduler.pause(why),  # noqa: PLW0108 - it is another one after `restore`
+            pause=self.scheduler.pause,
             resume=lambda why: self.scheduler.resume(why, now()),
             has_queued=self._has_queued,
             ring=self._look_again,
         )
-        self.scheduler = self._new_scheduler(last_id=0)
         self._attempts = AttemptTable()
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
@@ -130,10 +132,7 @@ class Supervisor:
                 " counts for `[retention]`, so they stay that much longer",
                 format_duration(ignored // 1),
             )
-        self.controls = await self._store.read(read.controls)
-        self.newest_id = await self._store.read(read.last_id)
-        self.scheduler = self._new_scheduler(self.newest_id)
-        await self._restore_batches()
+        await self._restore_settings()
         rates = {name: queue.rate for name, queue in self.config.queues.items() if queue.rate is not None}
         have_run: list[JobId] = []  # of queues with a rate
         async for page in self._store.unfinished():
@@ -158,7 +157,13 @@ class Supervisor:
             await self._hold_waiting_jobs()
         self._changed.set()
 
-    async def _restore_batches(self) -> None:
+    async def _restore_settings(self) -> None:
+        """Load what people have set, the last ids, and the batches."""
+        self.scheduler.pause(Cause.LAUNCHER)
+        self._machine.configure(self.config)  # if it is on, nothing starts before the load has been read
+        self.controls = await self._store.read(read.controls)
+        self._apply_controls()
+        self.newest_id = self.scheduler.last_id = await self._store.read(read.last_id)
         batches = self.scheduler.batches
         batches.last_id = BatchId(await self._store.read(stored_batches.last_id))
         for batch, runs in await self._store.read(stored_batches.open_batches):
@@ -270,10 +275,6 @@ class Supervisor:
         """Record the user who asked for the effects after the first `before`."""
         places = range(before, self.scheduler.effect_count)
         self.transaction.actors.update(dict.fromkeys(places, by))
-
-    def get(self, job_id: JobId) -> Job | None:
-        """Return an unfinished job, or None if no unfinished job has this id."""
-        return self.scheduler.get(job_id)
 
     def is_unfinished(self, job_id: JobId) -> bool:
         return self.scheduler.get(job_id) is not None
@@ -537,17 +538,6 @@ class Supervisor:
 
     def _forget_logs(self, jobs: Iterable[JobId]) -> None:
         self.transaction.cleared += jobs  # written with the next transaction that is written anyway
-
-    def _new_scheduler(self, last_id: int) -> Scheduler:
-        rules = queue_rules(self.config, self.controls)
-        scheduler = Scheduler(self.slots, rules, last_id, random.random, self.config.resources)
-        scheduler.breakers.rules = breaker_rules(self.config)
-        scheduler.pause(Cause.LAUNCHER)
-        if self.controls.paused:
-            scheduler.pause(Cause.PAUSE)
-        if self._machine.is_on:
-            scheduler.pause(Cause.LOAD)  # until the load has been read
-        return scheduler
 
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
