@@ -109,7 +109,7 @@ def test_words_are_completed(browser, jobs):
 
     assert completed("") == [
         *("state:", "queue:", "name:", "tag:", "class:", "arg:", "error:", "exit:", "since:", "until:"),
-        *("priority:", "batch:"),
+        *("priority:", "batch:", "session:"),
     ]
     assert completed("q") == ["queue:"]
     assert completed("state:s") == ["state:scheduled", "state:stopping", "state:succeeded", "state:suspended"]
