@@ -51,6 +51,7 @@ _MOST_JOBS = 10
 _MOST_NAME = 60  # characters
 _WIDTH = 120  # characters of a line
 _MOST_TEXT = 4_000  # bytes
+_MOST_END = 480  # bytes of each, so that all that are acknowledged have been told
 _TIMEOUT = 3.0  # seconds for each answer of the daemon; the clients give a hook 10
 
 
@@ -91,7 +92,8 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
         lines = []
         for end in ends:
             first, *tail = lines_about(replace(end, name=end.name and end.name[:_MOST_NAME]))
-            lines += [first[: 2 * _WIDTH], *(line[:_WIDTH] for line in tail[-_MOST_LINES:])]
+            shown = [first[: 2 * _WIDTH], *(line[:_WIDTH] for line in tail[-_MOST_LINES:])]
+            lines.append(_cut("\n".join(shown), _MOST_END))
         if ends:
             lines.insert(0, "Background jobs of bgd that have ended:")
             if len(found) == _MOST_ENDS:
@@ -102,12 +104,17 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
             lines += _lines_about_unfinished(daemon, session)
         if not lines:
             return
-        text = "\n".join(lines).encode()[:_MOST_TEXT].decode(errors="ignore")
+        text = _cut("\n".join(lines), _MOST_TEXT)
         own: dict[str, Any] = {"hookEventName": event, "additionalContext": text}
         answer = {"decision": "block", "reason": text} if event == _STOP else {"hookSpecificOutput": own}
         write_all(1, f"{json.dumps(answer, ensure_ascii=False)}\n".encode())
         if not is_continued:
             daemon.acknowledge(ends)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of a text, of at most so many bytes."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
 def _lines_about_unfinished(daemon: Client, session: str) -> list[str]:

@@ -167,6 +167,15 @@ def test_an_answer_has_at_most_4_kb_and_says_that_there_is_more(session):
     assert session.hook("UserPromptSubmit").count("(exit code 3)") == 1
 
 
+def test_each_end_that_is_acknowledged_has_been_told_in_any_script(session):
+    script = f"yes '{'漢' * 120}' | head -n 3; exit 3"
+    jobs = [session.job("sh", "-c", script, name="漢" * 60) for _ in range(8)]
+    lines = session.hook("UserPromptSubmit").splitlines()
+
+    assert [line.split()[0] for line in lines if "(exit code 3)" in line] == jobs
+    assert session.hook("UserPromptSubmit") == ""
+
+
 # --- a session's shell -------------------------------------------------------------------------------------
 
 
