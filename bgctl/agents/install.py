@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from difflib import unified_diff
 from functools import partial
+from importlib.util import find_spec
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
@@ -47,7 +48,10 @@ def install_command(client: str, *, project: bool, yes: bool) -> int:
     The files are your own, or with --project those of the project in this folder. Nothing of yours changes;
     `bgctl agent remove` takes out exactly what was written.
     """
-    return _apply(list(_additions(client, project=project)), yes=yes, hint=_NEXT[client])
+    code = _apply(list(_additions(client, project=project)), yes=yes, hint=_NEXT[client])
+    if not code and find_spec("mcp") is None:
+        say("the server needs a package that is missing: `bgctl mcp` says which")
+    return code
 
 
 @verb_without_daemon("bgctl agent print codex")

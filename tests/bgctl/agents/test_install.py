@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from bgctl.agents import install
 from bgctl.cli import cli as command
+from bgctl.cli import invoke
 from bgd.errors import Refused
 from tests.bgctl.agents.test_json_edit import files as json_files
 from tests.docs.test_pages import commands_of
@@ -121,6 +122,16 @@ def test_bgctl_in_the_path_is_called_by_the_path_that_found_it_and_in_projects_b
 
     assert f'command = "{folder}/bgctl"' in (home.folder / ".codex/config.toml").read_text()
     assert 'command = "bgctl"' in (home.folder / "project/.codex/config.toml").read_text()
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_install_says_if_the_package_of_the_server_is_missing(home, monkeypatch, capsys, is_missing):
+    monkeypatch.setenv("HOME", str(home.folder))
+    monkeypatch.setattr(install, "find_spec", lambda name: None if is_missing else name)
+    monkeypatch.setattr("bgctl.common._given", {})
+
+    assert invoke(["agent", "install", "codex", "--yes"]) == 0
+    assert ("`bgctl mcp` says which" in capsys.readouterr().err) == is_missing
 
 
 def test_the_skill_is_the_page_of_the_help(agent, home):
