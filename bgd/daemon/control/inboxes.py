@@ -29,9 +29,8 @@ class Inboxes:
     def __init__(self, subscriptions: Subscriptions, store: Store) -> None:
         self._subscriptions = subscriptions
         self._store = store
-        self._leases: dict[
-            ClientConnection, dict[int, str]
-        ] = {}  # events of each reader, with their sessions
+        # the events that each reader has, with their sessions
+        self._leases: dict[ClientConnection, dict[int, str]] = {}
         self.answers: Answers = {
             requests.GetInbox: self._send,
             requests.AcknowledgeEnds: self._acknowledge,
