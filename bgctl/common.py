@@ -147,7 +147,7 @@ def report(document: object, *messages: str) -> None:
 
 def acknowledge_end(daemon: Client, job_id: int) -> None:
     """Take the end of a job, which was just printed, out of the inbox of the caller's session."""
-    if caller_session() is not None:
+    if caller_session() is not None and not global_options().quiet:
         with suppress(BgdError):  # then it is told again
             daemon.acknowledge(jobs=[job_id])
 

@@ -28,6 +28,7 @@ from bgctl.common import (
 from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
+from bgd.client.inherited import caller_session
 from bgd.escape import one_line
 from bgd.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
@@ -141,9 +142,12 @@ def maybe_goes_on(job_id: int, how_to_return: str) -> str:
 
 
 def report_end(daemon: Client, job: Job) -> int:
-    """Say how a finished job ended, if it did not succeed; return its exit code."""
+    """Say how a finished job ended, if it did not succeed; return its exit code.
+
+    A session is told of success, too: it may kill bgctl before it gets the exit code.
+    """
     code = exit_code_of_job(job)
-    if code or global_options().json:
+    if code or global_options().json or caller_session():
         report(job_as_json(job.view), f"job {job.id} {describe_end(job)}")
     acknowledge_end(daemon, job.id)
     return code

@@ -154,7 +154,7 @@ def _run(argv: list[str], begun: Begun) -> int:
     code, how = _wait(daemon, job)
     if input_waits(argv):
         raise Unusual
-    if code:
+    if code or caller_session():  # a session may kill bgctl before it gets the exit code
         _say(f"job {job} {how}")
     _acknowledge_end(daemon, job)
     return code

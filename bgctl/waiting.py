@@ -99,8 +99,7 @@ def _finishing(
             on_progress = show_progress if shows_progress else None
             for job in daemon.as_finished(job_ids, timeout=timeout, on_progress=on_progress):
                 show_end(job)
-                if not global_options().quiet:
-                    acknowledge_end(daemon, job.id)
+                acknowledge_end(daemon, job.id)
                 del unfinished[job.id]
                 yield job
     except TimeoutError as error:

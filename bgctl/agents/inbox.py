@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 
 import click
+from msgspec.structs import replace
 
 from bgctl.agents.hook import answer_hook
-from bgctl.common import answer, client, excerpt, global_options, is_terminal, say
+from bgctl.common import answer, client, excerpt, global_options, is_terminal, json_line, say
 from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
 from bgctl.verbs import verb_without_daemon
@@ -19,7 +20,6 @@ from bgd.client.inherited import caller_session
 from bgd.errors import DaemonUnreachable
 from bgd.escape import one_line
 from bgd.formatting import as_json, outcome_in_words
-from bgd.wire.requests import MAX_ENDS
 from bgd.wire.views import JobEnd
 
 
@@ -40,7 +40,8 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
     written to stdout it counts as read. If bgctl is killed before that, the next one prints it again, as
     "redelivered". Two readers never get the same end at the same time.
 
-    Without --wait, and with nothing new, it prints nothing and exits with 0.
+    Without --wait, and with nothing new, it prints nothing and exits with 0. An answer has at most 8 ends and
+    4 KB; it says if there may be more.
 
     `bgctl agent install` writes hooks with --hook. They print at most 4 KB, and always exit with 0.
     """
@@ -53,7 +54,7 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
         raise click.UsageError("--timeout needs --wait")
     with client() as daemon:
         try:
-            ends = daemon.inbox(name, wait=timeout if wait else 0.0, peek=peek, limit=MAX_ENDS)
+            ends = daemon.inbox(name, wait=timeout if wait else 0.0, peek=peek, limit=_MOST_ENDS)
         except DaemonUnreachable:
             if wait or not _is_unused():
                 raise
@@ -62,10 +63,31 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
             say(f"no job of session {name} has ended{' meanwhile' if wait else ' that you have not seen'}")
             return TRY_LATER if wait else 0
         for end in ends:
-            answer(as_json(end), *lines_about(end))
+            shown = _shortened(end, _MOST_BYTES // len(ends))
+            answer(as_json(shown), *lines_about(shown))
         if not peek:
             daemon.acknowledge(ends)
+        if len(ends) == _MOST_ENDS:
+            say("there may be more: run `bgctl inbox` again")
     return 0
+
+
+def _shortened(end: JobEnd, size: int) -> JobEnd:
+    """Return an end with as much of its output as can be printed in some bytes."""
+    while end.tail and (excess := _printed_size(end) - size) > 0:
+        end = replace(end, tail=end.tail[excess // _LONGEST_ESCAPE + 1 :])
+    return end
+
+
+def _printed_size(end: JobEnd) -> int:
+    if global_options().json:
+        return len(json_line(as_json(end)))
+    return len("\n".join(lines_about(end)).encode())
+
+
+_MOST_ENDS = 8  # in one answer: an agent pays for each byte again with each of its turns
+_MOST_BYTES = 4000  # of them; usual names and reasons fit
+_LONGEST_ESCAPE = 12  # bytes of a character in JSON
 
 
 def lines_about(end: JobEnd) -> Iterator[str]:

@@ -117,7 +117,10 @@ def test_a_class_that_is_not_allowed_is_77(daemon, words):
             ["--cwd", "/no/such", "true"],
             "folder /no/such does not exist; --no-check queues it anyway",
         ),
-        (["-n", "a\tb", "true"], "name, key, limit, tags and words for Slurm must be printable text"),
+        (
+            ["-n", "a\tb", "true"],
+            "name, key, session, limit, tags and words for Slurm must be printable text",
+        ),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_before_it_is_queued(daemon, arguments, message):

@@ -76,6 +76,23 @@ def test_to_peek_leaves_ends_there(daemon, session, inbox):
     assert inbox("--peek") == inbox("--peek") == inbox()
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_many_ends_come_in_answers_of_at_most_4_kb(daemon, session, words):
+    script = "yes 'a line of output that says something' | head -n 30; printf 'é%.0s' $(seq 200)"
+    daemon.bgctl(
+        "batch", "--session", session, "--wait", "--", "sh", "-c", script, "sh", ":::", *"abcdefghij"
+    )
+
+    first, second, third = (daemon.bgctl("inbox", "--session", session, *words) for _ in range(3))
+
+    assert 3500 < len((first.stdout + first.stderr).encode()) <= 4096
+    assert len((second.stdout + second.stderr).encode()) <= 4096
+    assert first.stderr == "bgctl: there may be more: run `bgctl inbox` again\n"
+    assert (second.stderr, third.stdout) == ("", "")
+    lines = [line for each in (first, second) for line in each.stdout.splitlines()]
+    assert len([line for line in lines if line[0] != " "]) == 10
+
+
 def test_it_waits_for_an_end(daemon, session):
     command = [sys.executable, "-m", "bgctl", "inbox", "--session", session, "--wait"]
     with subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE, text=True) as waiting:
@@ -192,3 +209,20 @@ def test_who_runs_a_job_to_its_end_is_not_told_it_again(daemon, session, inbox, 
     assert daemon.bgctl("run", *options, "false", env={SESSION: session}).returncode == 1
 
     assert inbox() == ""
+
+
+@pytest.mark.parametrize("options", [(), ("--max-output", "4KB")], ids=["plain", "with options"])
+def test_a_session_is_told_of_success_before_its_end_counts_as_read(daemon, session, inbox, options):
+    done = daemon.bgctl("run", *options, "true", env={SESSION: session})
+
+    job = daemon.bgctl("list", "--ids", "--limit", "1").stdout.strip()
+    assert (done.returncode, done.stderr) == (0, f"bgctl: job {job} succeeded\n")
+    assert inbox() == ""
+    assert daemon.bgctl("run", *options, "true").stderr == ""
+
+
+def test_an_end_that_run_did_not_print_is_still_unread(daemon, session, inbox):
+    done = daemon.bgctl("run", "--quiet", "true", env={SESSION: session})
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert " succeeded" in inbox()
