@@ -262,7 +262,8 @@ def _edit_json(entries: list[_Entry], text: str | None, adds: bool) -> str | Non
 
 def _is_ours(value: object, found: object) -> bool:
     """Return whether these are the same, but for the path of bgctl."""
-    one, other = (re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', json.dumps(each)) for each in (value, found))
+    texts = (json.dumps(each, sort_keys=True) for each in (value, found))
+    one, other = (re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', text) for text in texts)
     return one == other
 
 

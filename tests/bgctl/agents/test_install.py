@@ -250,6 +250,16 @@ def test_installing_twice_changes_nothing(agent, home, client):
     assert tree(home.folder) == before
 
 
+def test_what_another_program_wrote_anew_is_removed(agent, home):
+    agent("install", "claude", "--yes")
+    files = (".claude.json", ".claude/settings.json")
+    for path in map(home.folder.joinpath, files):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"mine": 1}, sort_keys=True, indent=4))
+    agent("remove", "claude", "--yes")
+
+    assert [(home.folder / name).read_text() for name in files] == ['{\n    "mine": 1\n}'] * 2
+
+
 # --- every file is as it was -------------------------------------------------------------------------------
 
 TABLES = ['model = "x"', "[features]", "hooks = true", "[mcp_servers.other]", '"c\\u00e4" = 1', "# ä", "",
