@@ -59,10 +59,10 @@ def install_command(client: str, *, project: bool, yes: bool) -> int:
 def print_command(client: str | None, *, project: bool) -> None:
     """Show what `bgctl agent install` would write.
 
-    The default is all clients.
+    The default is all clients. Of a file that cannot be changed it shows what to add by hand.
     """
     clients = _CLIENTS if client is None else [client]
-    changes = [change for each in clients for change in _additions(each, project=project)]
+    changes = [change for each in clients for change in _additions(each, project=project, by_hand=True)]
     answer([change.as_json() for change in changes], *(change.diff() for change in changes))
 
 
@@ -93,9 +93,16 @@ agent_command = verb_group(
 )
 
 
-def _additions(client: str, *, project: bool) -> Iterator[_Change]:
+def _additions(client: str, *, project: bool, by_hand: bool = False) -> Iterator[_Change]:
     for path, edit in _parts(client, project=project):
-        yield from _change(path, edit, adds=True)
+        try:
+            yield from _change(path, edit, adds=True)
+        except Refused as error:
+            if not by_hand:
+                words = f"{client}{' --project' * project}"
+                raise Refused(f"{error}; `bgctl agent print {words}` shows what to add by hand") from error
+            say(str(error))
+            yield _Change(path, None, edit(None, True))
 
 
 def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:

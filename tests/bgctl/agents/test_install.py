@@ -359,6 +359,10 @@ def test_what_does_not_fit_in_is_refused_in_one_line(agent, home, client, name, 
 
     assert done.stderr.startswith(f"bgctl: {home.folder}/{name}: ")
     assert problem in done.stderr
+    assert done.stderr.endswith(f"; `bgctl agent print {client}` shows what to add by hand\n")
+    shown = agent("print", client)
+    assert shown.stderr == f"{done.stderr.rpartition(';')[0]}\n"
+    assert f"+++ {home.folder}/{name}" in shown.stdout
     assert done.stderr.count("\n") == 1
     assert tree(home.folder) == before
 
