@@ -198,7 +198,8 @@ class AgentTools:
         try:
             job = await self._daemon.submit(text or words, shell=bool(text), session=self.session, **options)
         except CannotStart as error:
-            raise Refused(f"{error.problem}; `command` takes one word an item, `shell` a line") from error
+            hint = "; `command` takes one word an item, `shell` a line" if " " in "".join(words[:1]) else ""
+            raise Refused(f"{error.problem}{hint}") from error
         if wait:
             with suppress(TimeoutError):
                 await job.wait(max(wait - (time.monotonic() - began), 0.0))

@@ -329,6 +329,10 @@ async def test_what_cannot_be_done_is_refused_in_one_line(daemon, refusal, tool,
     assert message in await refusal(tool, **arguments)
 
 
+async def test_a_folder_that_is_missing_brings_no_advice_about_the_command(refusal):
+    assert (await refusal("submit", command=["true"], cwd="/nowhere")).endswith("/nowhere does not exist")
+
+
 async def test_a_comparison_that_takes_too_long_is_refused(answer, refusal, monkeypatch):
     monkeypatch.setattr(waiting, "MATCH_SECONDS", 0.05)
     job = id_in(await answer("submit", command=["echo", "a" * 60 + "b"], wait=45))
