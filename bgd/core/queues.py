@@ -518,10 +518,7 @@ class ReadyQueues:
     # --- lanes ----------------------------------------------------------------------------------------
 
     def _top(self, lane: Lane) -> Urgency | None:
-        """Return the top of a lane, after moving jobs that belong elsewhere.
-
-        Those in a shared lane whose queue has its own go there, and jobs without a place wait for their key.
-        """
+        """Return the top of a lane, once jobs are in the lane of their queue or wait for their key."""
         heap = self._heaps[lane]
         while (top := heap.top()) is not None and (lane in self._mixed or self.limits):
             job = self._job_of(top[1])

@@ -392,10 +392,8 @@ class JobSpec(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         FollowUp | None, Option("Run this command or target if the job succeeds", label="on success")
     ] = None
     session: Annotated[
-        Name | None,
-        _at_start("Session whose inbox gets the job's end", can_edit=False, label="session"),
+        Name | None, _at_start("Session whose inbox gets the job's end", can_edit=False, label="session")
     ] = None
-    """The session that submitted the job: a name among those of its user. None: nobody is told."""
     cause: JobCause | None = None
     """What the job follows; only bgd sets it."""
     batch: JobNumber | None = None
@@ -526,10 +524,7 @@ def _problem_with_place(spec: JobSpec) -> str | None:
     of_slurm = (spec.gres, spec.partition, spec.account, *(spec.slurm_options or ()))
     for text in (spec.name, spec.key, spec.session, *(spec.limit or ())[:1], *spec.tags, *of_slurm):
         if text is not None and not text.isprintable():
-            return (
-                "name, key, session, limit, tags and words for Slurm must be printable text on one line,"
-                f" not {text!r}"
-            )
+            return f"names, keys, tags and words for Slurm must be printable text on one line, not {text!r}"
     for text in spec.slurm_options or ():
         if problem := problem_with_slurm_option(text):
             return f"slurm_options: {problem}"
@@ -584,7 +579,6 @@ _BGDS_OWN = (
 
 
 def _word(name: str) -> str:
-    """Return a name for a message of one line."""
     return name if name.isprintable() else repr(name)
 
 

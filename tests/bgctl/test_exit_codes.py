@@ -119,7 +119,7 @@ def test_a_class_that_is_not_allowed_is_77(daemon, words):
         ),
         (
             ["-n", "a\tb", "true"],
-            "name, key, session, limit, tags and words for Slurm must be printable text",
+            "names, keys, tags and words for Slurm must be printable text",
         ),
     ],
 )
