@@ -367,7 +367,7 @@ HOG = "import time; hog = bytearray(200_000_000); time.sleep(100)"
 
 @needs_controllers
 def test_a_job_that_uses_too_much_memory_is_oom_and_its_neighbours_live(limiting):
-    neighbour = limiting.launch("sleep", "100", limits=Limits(memory_max=64_000_000))
+    neighbour = limiting.launch("sleep", "10000", limits=Limits(memory_max=64_000_000))
     for _ in range(HOGS):
         end = limiting.shell(f'{sys.executable} -c "{HOG}" & wait', limits=Limits(memory_max=64_000_000))
 
