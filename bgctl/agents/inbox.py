@@ -95,7 +95,8 @@ def lines_about(end: JobEnd) -> Iterator[str]:
     name = "" if end.name is None else f" {one_line(end.name)}"
     why = outcome_in_words(end) if end.state is State.FAILED else ""
     if end.reason is not None:
-        why = f"{why}: {excerpt(end.reason)}" if why else excerpt(end.reason)
+        reason = excerpt(end.reason)
+        why = f"{why}: {reason}" if why and not reason.startswith(why) else reason
     ran = "" if end.seconds is None else f" after {short_duration(end.seconds)}"
     yield f"{end.job}{name} {end.state}{f' ({why})' if why else ''}{ran}{', redelivered' * end.redelivered}"
     yield from (f"  {line}" for line in end.tail.split("\n") if end.tail)

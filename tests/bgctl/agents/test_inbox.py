@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from bgctl.agents.inbox import lines_about
+from bgd import Outcome, State
 from bgd.client.inherited import SESSION
+from bgd.core.retry import NOT_RERUN
+from bgd.wire.views import JobEnd
 from tests.support import DEADLINE, Home, seen, serving, wait_until
 
 ENDED = r"(\d+) build failed \(exit code 3\) after \S+"
@@ -174,6 +179,14 @@ def test_without_a_daemon_there_is_nothing_new_only_if_there_never_was_one(tmp_p
 
     assert (never.returncode, never.stdout, never.stderr) == (0, "", "")
     assert (waits.returncode, stopped.returncode) == (69, 69)
+
+
+def test_a_reason_that_names_the_outcome_is_not_told_twice():
+    fields: dict[str, Any] = dict.fromkeys(JobEnd.__struct_fields__)
+    fields |= {"job": 7, "state": State.FAILED, "redelivered": False, "tail": ""}
+    end = JobEnd(**fields | {"outcome": Outcome.UNKNOWN, "reason": NOT_RERUN})
+
+    assert list(lines_about(end)) == [f"7 failed ({NOT_RERUN})"]
 
 
 # --- ends that are told otherwise --------------------------------------------------------------------------
