@@ -87,8 +87,11 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
     from bgctl.common import client  # noqa: PLC0415 - likewise
 
     with client(timeout=_TIMEOUT) as daemon:
-        found = daemon.inbox(session, limit=_MOST_ENDS)
-        ends = [end for end in found if not (event == _STOP and end.redelivered)]
+        limit = _MOST_ENDS
+        if event == _STOP:  # new ones may stand behind those that wait for the next prompt
+            limit += sum(end.redelivered for end in daemon.inbox(session, peek=True))
+        found = daemon.inbox(session, limit=limit)
+        ends = [end for end in found if not (event == _STOP and end.redelivered)][:_MOST_ENDS]
         lines = []
         for end in ends:
             first, *tail = lines_about(replace(end, name=end.name and end.name[:_MOST_NAME]))
@@ -96,7 +99,7 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
             lines.append(_cut("\n".join(shown), _MOST_END))
         if ends:
             lines.insert(0, "Background jobs of bgd that have ended:")
-            if len(found) == _MOST_ENDS:
+            if len(found) == limit:
                 lines.append("There may be more: run `bgctl inbox`.")
         if event == _STOP and ends:  # `bgctl wait` or the server may have told it
             lines.append("If you know this, stop again.")

@@ -133,6 +133,18 @@ def test_many_redelivered_ends_keep_no_agent_from_stopping(session, is_short):
     assert session.hook("Stop", env=None if is_short else {"BGD_SOCKET": ""}) == ""
 
 
+def test_an_end_behind_many_redelivered_ones_stops_the_agent_from_stopping(session):
+    for _ in range(9):
+        session.job("true")
+    with session.daemon.client() as client:
+        assert len(client.inbox(session.id)) == 9
+
+    last = session.job("false")
+    assert f"\n{last} build failed " in session.hook("Stop")
+    assert session.hook("Stop") == ""
+    assert session.hook("UserPromptSubmit").count("redelivered") == 8
+
+
 @pytest.mark.parametrize("source", ["resume", "compact"])
 def test_a_session_that_begins_again_knows_its_jobs(session, source):
     later = session.daemon.submit("--session", session.id, "--name", "later", "--delay", "1h", "sleep", "1")
