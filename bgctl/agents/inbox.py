@@ -68,7 +68,7 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
         if not peek:
             daemon.acknowledge(ends)
         if len(ends) == _MOST_ENDS:
-            say("there may be more: run `bgctl inbox` again")
+            say(f"there may be more: run `bgctl inbox` {'without --peek' if peek else 'again'}")
     return 0
 
 

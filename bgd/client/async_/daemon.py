@@ -189,9 +189,7 @@ class AsyncDaemonClient:
         Raises:
             Refused: no session is named.
         """
-        name = session or caller_session()
-        if name is None:
-            raise Refused("no session is named: pass its name, or set BGD_SESSION")
+        name = _named(session)
         seconds = seconds_of(wait, "wait")
         waits = seconds is None or seconds > 0
         request = checked(requests.GetInbox(id=UNNUMBERED, session=name, wait=waits, peek=peek, limit=limit))
@@ -207,11 +205,15 @@ class AsyncDaemonClient:
 
         `jobs`: also all ends of these jobs, by their ids, that the inbox of the session has; None: as
         $BGD_SESSION says.
+
+        Raises:
+            Refused: there are jobs, and no session is named.
         """
         asked = [requests.AcknowledgeEnds(UNNUMBERED, each) for each in portions([end.event for end in ends])]
-        for each in portions(list(jobs)):
-            name = session or caller_session()
-            asked.append(requests.AcknowledgeEnds(UNNUMBERED, session=name, jobs=each))
+        asked += [
+            requests.AcknowledgeEnds(UNNUMBERED, session=_named(session), jobs=each)
+            for each in portions(list(jobs))
+        ]
         for request in asked:
             await self._channel.ask(request, replies.Done, repeatable=True)
 
@@ -338,3 +340,10 @@ class AsyncDaemonClient:
         """Return the problems that the daemon finds in its installation, with remedies."""
         reply = await self._channel.ask(requests.GetCheckup(UNNUMBERED), replies.Checkup, repeatable=True)
         return reply.findings
+
+
+def _named(session: str | None) -> str:
+    name = session or caller_session()
+    if name is None:
+        raise Refused("no session is named: pass its name, or set BGD_SESSION")
+    return name

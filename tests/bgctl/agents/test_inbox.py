@@ -88,8 +88,10 @@ def test_many_ends_come_in_answers_of_at_most_4_kb(daemon, session, words):
         "batch", "--session", session, "--wait", "--", "sh", "-c", script, "sh", ":::", *"abcdefghij"
     )
 
+    peek = daemon.bgctl("inbox", "--session", session, "--peek", *words)
     first, second, third = (daemon.bgctl("inbox", "--session", session, *words) for _ in range(3))
 
+    assert peek.stderr == "bgctl: there may be more: run `bgctl inbox` without --peek\n"
     assert 3500 < len((first.stdout + first.stderr).encode()) <= 4096
     assert len((second.stdout + second.stderr).encode()) <= 4096
     assert first.stderr == "bgctl: there may be more: run `bgctl inbox` again\n"

@@ -158,6 +158,8 @@ def test_a_reader_has_to_name_a_session(client, session, monkeypatch):
     client.submit(["true"], session=session).wait(DEADLINE)
     with pytest.raises(Refused, match="no session is named"):
         client.inbox()
+    with pytest.raises(Refused, match="no session is named"):
+        client.acknowledge(jobs=[1])
     monkeypatch.setenv("BGD_SESSION", session)
 
     assert len(client.inbox()) == 1
