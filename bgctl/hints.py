@@ -176,6 +176,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--weight": "[queues.NAME] weight in the configuration shares the slots out among queues",
     "--failed --queued --running --status": "--state STATE selects jobs by state",
     "--mount --volume -v": "leave it out: jobs use the files of this machine, --cwd DIR is where they run",
+    "--session": "--filter session:NAME selects the jobs of a session",
     "--filter": "--state, --queue, --name and --tag select jobs",
     "--previous -p": ("--attempt N shows an earlier attempt", "--json prints everything, for programs"),
     "--property --format": "--json prints everything, for programs",

@@ -176,7 +176,7 @@ def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
     try:
         before = _text_of(path)
         after = edit(before, adds)
-    except (OSError, ValueError, Refused) as error:
+    except (OSError, ValueError, RecursionError, Refused) as error:
         raise Refused(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if after == before:
         return []

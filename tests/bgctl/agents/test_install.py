@@ -343,6 +343,7 @@ def test_a_read_only_file_is_refused_before_anything_is_written(home, client, mo
         ("claude", ".claude.json", "{", "Expecting property name enclosed in double quotes"),
         ("claude", ".claude/settings.json", "", "Expecting value"),
         ("claude", ".claude/settings.json", '// mine\n{"a": 1}', "Expecting value"),
+        ("claude", ".claude/settings.json", "[" * 100_000, "recursion"),
         ("claude", ".claude/settings.json", '{"hooks": []}', "stands where an object is needed"),
         ("claude", ".claude.json", '{"mcpServers": {"bgd": {"command": "x"}}}', "mcpServers bgd was changed"),
         ("claude", ".claude/skills/bgd/SKILL.md", "mine", "was changed, or is not from bgctl"),
