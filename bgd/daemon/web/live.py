@@ -280,7 +280,7 @@ class LiveView:
         self._rendered = {id_: rendered.get(id_) or self._rendered[id_] for id_ in after.parts}
         order = None if before and before.order == after.order else after.order
         for viewer in self.viewers:
-            if before is None:
+            if before is None or viewer.is_behind:
                 viewer.begin(after, version, newest, self._rendered)
             else:
                 viewer.add(version, rendered, order)
@@ -289,22 +289,29 @@ class LiveView:
 
 
 class _Viewer:
-    """One open page: what it has not been sent yet. Later news of a part replace earlier ones."""
+    """One open page: what it has not been sent yet. Later news of a part replace earlier ones.
+
+    Attributes:
+        is_behind: it waits for the next snapshot: the latest one may be older than the page, or newer.
+    """
 
     def __init__(self, since: int) -> None:
         self._version = since
         self._parts: dict[str, str] = {}
         self._order: list[str] | None = None
         self._news = asyncio.Event()
+        self.is_behind = False
 
     def begin(self, snapshot: Snapshot, version: int, newest: int, rendered: dict[str, str]) -> None:
-        """Send everything, unless the page is as new as the newest event that the snapshot may show.
+        """Send everything if the snapshot is newer than the page.
 
-        Then send the parts without a version, unless the page is newer than the snapshot.
+        If it may be older or newer, send the parts without a version; what the page shows and has changed
+        since `version` is in the next snapshot, which is sure to follow.
         """
-        if newest > self._version:
+        self.is_behind = version <= self._version < newest
+        if version > self._version:
             self.add(version, rendered, snapshot.order)
-        elif newest == self._version:
+        elif newest >= self._version:
             parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
             self.add(self._version, parts, snapshot.order if parts.keys() & set(snapshot.order) else None)
 

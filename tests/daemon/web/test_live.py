@@ -336,12 +336,25 @@ def test_a_page_that_is_newer_than_what_others_see_is_sent_nothing_old(version, 
     assert viewer.take()["parts"] == ({"job-1": "running"} if sent else {})
 
 
-@pytest.mark.parametrize(("version", "is_sent"), [(4, True), (5, False), (6, False)])
-def test_a_page_never_gets_what_is_older_than_itself(version, is_sent):
+@pytest.mark.parametrize(
+    ("version", "is_sent", "is_behind"),
+    [(2, True, False), (3, False, True), (4, False, True), (5, False, False), (6, False, False)],
+)
+def test_a_page_never_gets_what_may_be_older_than_itself(version, is_sent, is_behind):
     viewer = _Viewer(version)
     viewer.begin(Snapshot({}, ["job-1"]), 3, 5, {"job-1": "<tr></tr>"})
 
     assert (viewer.take()["parts"] == {"job-1": "<tr></tr>"}) == is_sent
+    assert viewer.is_behind == is_behind
+
+
+def test_a_page_that_is_neither_older_nor_newer_gets_the_next_snapshot():
+    viewer = _Viewer(4)
+    viewer.begin(Snapshot({}, ["job-1"]), 3, 5, {"job-1": "running"})
+    viewer.begin(Snapshot({}, ["job-1"]), 5, 5, {"job-1": "cancelled"})
+
+    assert viewer.take()["parts"] == {"job-1": "cancelled"}
+    assert not viewer.is_behind
 
 
 def test_a_stream_of_a_log_goes_on_where_the_page_is(daemon):
