@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 class Inboxes:
     """Answers requests about inboxes.
 
-    It is on disk that an end was handed out before its bytes leave, so that a later reader is told. Who has
-    it now is only in memory: if the daemon ends, its readers have lost their connections, too.
+    An end is marked on disk before it is sent, so a later reader learns that it was handed out before. Leases
+    are only in memory: if the daemon ends, its readers lose their connections, too.
     """
 
     def __init__(self, subscriptions: Subscriptions, store: Store) -> None:
         self._subscriptions = subscriptions
         self._store = store
-        # the events that each reader has, with their sessions
+        # events that were sent to each reader, with their sessions
         self._leases: dict[ClientConnection, dict[int, str]] = {}
         self.answers: Answers = {
             requests.GetInbox: self._send,
@@ -48,11 +47,10 @@ class Inboxes:
                 subscription.changed.clear()
 
     async def _acknowledge(self, request: requests.AcknowledgeEnds, client: ClientConnection) -> replies.Done:
-        await self._store.write(inbox.acknowledge, client.uid, request)
-        for reader, leased in self._leases.items():
-            if reader.uid == client.uid:
-                for event in request.events:
-                    leased.pop(event, None)
+        deleted = await self._store.write(inbox.acknowledge, client.uid, request)
+        for leased in self._leases.values():
+            for event in deleted:
+                leased.pop(event, None)
         return replies.Done(request.id)
 
     async def _next(self, request: requests.GetInbox, client: ClientConnection) -> list[JobEnd]:
@@ -71,7 +69,10 @@ class Inboxes:
         try:
             known = await self._store.write(inbox.mark_handed_out, [end.event for end in ends])
         except BaseException:
-            self._release(client, ends)
+            leased = self._leases.get(client, {})  # it has none if it has left
+            for end in ends:
+                leased.pop(end.event, None)
+            self._subscriptions.notify_sessions({(client.uid, request.session)})
             raise
         held = known.keys() & self._leases.get(client, {})  # some may have been acknowledged meanwhile
         return [replace(end, redelivered=known[end.event]) for end in ends if end.event in held]
@@ -80,13 +81,6 @@ class Inboxes:
         return {event for reader, leased in self._leases.items() if reader is not client for event in leased}
 
     def _release_all(self, client: ClientConnection) -> None:
-        """Let others have what a client that has left did not acknowledge."""
+        """Let other readers have the ends that a client has not acknowledged before it left."""
         leased = self._leases.pop(client)
         self._subscriptions.notify_sessions({(client.uid, session) for session in leased.values()})
-
-    def _release(self, client: ClientConnection, ends: Iterable[JobEnd]) -> None:
-        """Let others have these ends, which could not be sent; a client that has left has no lease."""
-        leased = self._leases.get(client, {})
-        for end in ends:
-            leased.pop(end.event, None)
-        self._subscriptions.notify_sessions({(client.uid, end.session) for end in ends})

@@ -1,4 +1,4 @@
-"""The inboxes of sessions: ends of their jobs that nobody has acknowledged."""
+"""The inboxes of sessions: ends of their jobs that are not acknowledged yet."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def unread(
 
 
 def mark_handed_out(db: sqlite3.Connection, events: Iterable[int]) -> dict[int, bool]:
-    """Note that these ends are handed out; return whether each was before, without those that are gone."""
+    """Mark these ends as handed out; return whether each was before, without those that are gone."""
     with transaction(db):
         return {event: times > 1 for each in events for event, times in db.execute(_HAND_OUT, (each,))}
 
 
-def acknowledge(db: sqlite3.Connection, uid: int, seen: AcknowledgeEnds) -> None:
-    """Delete ends from the inboxes of a user; some may be gone already."""
+def acknowledge(db: sqlite3.Connection, uid: int, seen: AcknowledgeEnds) -> list[int]:
+    """Delete ends from the inboxes of a user; return the events of those that were still there."""
     with transaction(db):
-        db.executemany("DELETE FROM inbox WHERE event = ? AND uid = ?", [(each, uid) for each in seen.events])
-        if seen.jobs:
-            db.execute(_DELETE_OF_JOBS, (uid, seen.session, json.dumps(seen.jobs)))
+        rows = db.execute(_DELETE, (uid, json.dumps(seen.events))).fetchall()
+        rows += db.execute(_DELETE_OF_JOBS, (uid, seen.session, json.dumps(seen.jobs))).fetchall()
+    return [event for (event,) in rows]
 
 
 def delete_old(db: sqlite3.Connection, elapsed: float, keep: float | None) -> None:
-    """Delete the ends of more than `keep` seconds ago, and the oldest if there are more than MAX_UNREAD."""
+    """Delete ends that are older than `keep` seconds, and the oldest if there are more than MAX_UNREAD."""
     with transaction(db):
         if keep is not None:
             db.execute(_DELETE_OLD, (elapsed - keep,))
@@ -109,9 +109,14 @@ _UNREAD = """
     WHERE inbox.uid = ? AND inbox.session = ? ORDER BY event
 """
 _HAND_OUT = "UPDATE inbox SET handed_out = handed_out + 1 WHERE event = ? RETURNING event, handed_out"
-_DELETE_OF_JOBS = (
-    "DELETE FROM inbox WHERE uid = ? AND session = ? AND job IN (SELECT value FROM json_each(?))"
-)
+# +: by their events
+_DELETE = """
+    DELETE FROM inbox WHERE +uid = ? AND event IN (SELECT value FROM json_each(?)) RETURNING event
+"""
+_DELETE_OF_JOBS = """
+    DELETE FROM inbox
+    WHERE uid = ? AND session = ? AND job IN (SELECT value FROM json_each(?)) RETURNING event
+"""
 _DELETE_OLD = "DELETE FROM inbox WHERE aged <= ? + (SELECT age_ahead FROM meta)"
 _DELETE_REST = (
     "DELETE FROM inbox WHERE event <= (SELECT event FROM inbox ORDER BY event DESC LIMIT 1 OFFSET ?)"

@@ -133,10 +133,13 @@ async def test_what_was_handed_out_is_told_and_acknowledged_ends_of_others_stay(
     await run(store, 1, 2)
 
     assert await store.write(inbox.mark_handed_out, [1, 2]) == {1: False, 2: False}
-    await store.write(inbox.acknowledge, UID + 1, AcknowledgeEnds(1, [1, 2]))
-    await store.write(inbox.acknowledge, UID, AcknowledgeEnds(1, [1, 99]))
+    assert await store.write(inbox.acknowledge, UID + 1, AcknowledgeEnds(1, [1, 2])) == []
+    assert await store.write(inbox.acknowledge, UID, AcknowledgeEnds(1, [1, 99])) == [1]
     assert await store.write(inbox.mark_handed_out, [1, 2]) == {2: True}
     assert await events(store) == [(2, True)]
+    assert await store.write(inbox.acknowledge, UID, AcknowledgeEnds(1, session="two", jobs=[2])) == []
+    assert await store.write(inbox.acknowledge, UID, AcknowledgeEnds(1, session="one", jobs=[1, 2])) == [2]
+    assert await events(store) == []
 
 
 @pytest.mark.parametrize("had_ends", [False, True])
