@@ -239,7 +239,8 @@ class LogPrinter:
         if not self._is_json and (self._headers or self._attempt is not None):
             self.end()
             self.end_line()
-            print(f"==> job {self._job_id}, attempt {attempt} <==", file=sys.stderr, flush=True)
+            if not global_options().quiet:
+                print(f"==> job {self._job_id}, attempt {attempt} <==", file=sys.stderr, flush=True)
         self._attempt = attempt
 
     def _report_gap(self, part: LogPart) -> None:

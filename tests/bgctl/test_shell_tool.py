@@ -152,6 +152,11 @@ def test_only_as_much_as_is_shown_is_held():
         (["submit", "--quiet", "--wait", "false"], 1, ""),
         (["submit", "--quiet", "-f", "--shell", "echo out; exit 3"], 3, "out\n"),
         (["run", "--quiet", "--shell", "echo out; exit 3"], 3, "out\n"),
+        (
+            ["run", "--quiet", "--retries", "1", "--retry-delay", "0", "--shell", "echo out; exit 3"],
+            3,
+            "out\nout\n",
+        ),
         (["batch", "--quiet", "--wait", "--", "test", ":::", "", "a"], 1, ""),
         (["batch", "--quiet", "--json", "--wait", "--", "true", ":::", "a"], 0, ""),
         (["wait", "--quiet"], 0, ""),
