@@ -38,7 +38,7 @@ def follow_job(daemon: Client, job: Job, *, raw: bool = False, most: int | None 
     """Print a new job's output until it has finished; return its exit code.
 
     Ctrl-C leaves the job running and prints how to return to it; a second Ctrl-C cancels it. With `raw`,
-    print the output unchanged. `most`: print at most so many bytes, messages included.
+    print the output unchanged. `most`: limit on the bytes printed, messages included.
     """
     already = begun()
     attempt, offset = already.shown or (None, None)
@@ -106,7 +106,7 @@ def head_and_tail(job_id: int, parts: Iterable[LogPart], most: int) -> Iterator[
     if left_out:
         attempt, begin = gap
         piece = f"--attempt {attempt} --after-byte {begin} --max-bytes {most}"
-        why = f"over --max-output; `bgctl logs {job_id} {piece}` shows more"
+        why = f"left out by --max-output; `bgctl logs {job_id} {piece}` shows more"
         tail[0] = replace(tail[0], left_out=left_out + tail[0].left_out, missing=why)
     yield from tail
 

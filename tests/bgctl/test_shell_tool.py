@@ -19,7 +19,7 @@ from bgd.wire.replies import LogPart
 from tests.support import seen, serving
 
 ESCAPE = "\x1b"
-GAP = re.compile(r"==> (\d+) bytes missing: over --max-output; `bgctl (logs \d+ .*)` shows more <==\n")
+GAP = re.compile(r"==> (\d+) bytes missing: left out by --max-output; `bgctl (logs \d+ .*)` shows more <==\n")
 LONG = ("--shell", "seq 1 100000; exit 3")  # 588,895 bytes
 
 
@@ -82,7 +82,7 @@ def test_json_tells_of_the_gap(daemon):
     assert created["created"]
     assert sum(len(piece["data"]) for piece in pieces) == 3500
     [gap] = [piece for piece in pieces if piece.get("left_out")]
-    assert gap["missing"].startswith("over --max-output; `bgctl logs")
+    assert gap["missing"].startswith("left out by --max-output; `bgctl logs")
     assert (done.returncode, end["exit_code"]) == (3, 3)
 
 
