@@ -12,7 +12,7 @@ from bgctl.common import async_client, say
 from bgctl.exit_codes import UNREACHABLE
 from bgctl.verbs import verb_without_daemon
 from bgd.client.inherited import caller_session
-from bgd.errors import leaf_errors
+from bgd.errors import Refused, leaf_errors
 
 
 @verb_without_daemon("bgctl mcp", "BGD_SESSION=review bgctl mcp")
@@ -78,8 +78,13 @@ async def _serve() -> None:
 
 
 async def _lines() -> AsyncIterator[str]:
-    """Yield the lines of stdin; its end is the end of the client."""
+    """Yield the lines of stdin until the client closes it."""
     from anyio import to_thread  # noqa: PLC0415 - as above
 
-    while line := await to_thread.run_sync(sys.stdin.buffer.readline, abandon_on_cancel=True):
+    while line := await to_thread.run_sync(sys.stdin.buffer.readline, MAX_LINE, abandon_on_cancel=True):
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            raise Refused(f"a message on stdin is longer than {MAX_LINE} bytes")
         yield line.decode(errors="replace")
+
+
+MAX_LINE = 1 << 20  # bytes; escaped, the longest arguments of a tool take three quarters of it

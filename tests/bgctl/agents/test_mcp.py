@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from mcp import ClientSession, StdioServerParameters, stdio_client
 
-from bgctl.agents.mcp import mcp_command
+from bgctl.agents.mcp import MAX_LINE, mcp_command
 from bgctl.agents.tools import MAX_CALLS, TOOLS
 from tests.support import DEADLINE, ROOT, wait_until
 
@@ -230,6 +230,15 @@ def test_what_is_not_of_the_protocol_does_no_harm(server):
     while (reply := server.next_line()).get("id") != 5:
         assert "error" in reply or reply["result"]["isError"]
     assert not reply["result"]["isError"]
+
+
+def test_a_message_that_is_too_long_ends_the_server_in_one_line(server):
+    with suppress(BrokenPipeError):
+        server.write(b"x" * (MAX_LINE + 1))
+
+    assert server.process.wait(DEADLINE) == 1
+    assert server.process.stderr.read() == b"bgctl: a message on stdin is longer than 1048576 bytes\n"
+    assert server.daemon.shown(server.job)["state"] == "running"
 
 
 def test_without_its_package_one_line_says_what_to_install(monkeypatch, capsys):
