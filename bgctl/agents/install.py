@@ -289,6 +289,9 @@ def _edit_block(block: str, text: str | None, adds: bool) -> str | None:  # noqa
             raise Refused(f"the part of bgctl {_CHANGED}")
         left = text[:begin].removesuffix("\n") + text[found.end() :]
         left = left if begin or left else None
+    servers = tomllib.loads(left or "").get("mcp_servers")
+    if isinstance(servers, dict) and "bgd" in servers:
+        raise Refused(f"mcp_servers bgd {_CHANGED}")
     new = left if not adds else block if left is None else f"{left}\n{block}"
     tomllib.loads(new or "")
     return new
