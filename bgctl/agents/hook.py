@@ -1,6 +1,6 @@
-"""inbox --hook: answer a hook of Claude Code or Codex with what a session has to know. Both have one format.
+"""inbox --hook: answer a hook of Claude Code or Codex, whose formats are the same, with the ends of jobs.
 
-A hook runs at every prompt, so that this module asks the daemon without the client whether there is news.
+A hook runs at every prompt. To be fast, it imports the client only after a plain request has found news.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def answer_hook(session: str | None = None) -> int:
-    """Answer the hook whose input is on stdin, for the session that it names if no other is given; return 0.
+    """Answer the hook whose input is on stdin; return 0. The default session is the one that the input names.
 
-    Whatever goes wrong is only said on stderr: any other output or exit code would disturb the agent, and 2
-    would even take its user's prompt away.
+    Errors go to stderr only: any other output or exit code would disturb the agent, and exit code 2 would
+    even discard the user's prompt.
     """
     try:
         hook = json.loads(sys.stdin.buffer.read(_MOST_INPUT))
@@ -56,7 +56,7 @@ _TIMEOUT = 3.0  # seconds for each answer of the daemon; the clients give a hook
 
 
 def _export(session: str) -> None:
-    """Make commands of the session's shell belong to it, if the client has a file for that."""
+    """Export the session to the client's shell commands, if the client gives a file for variables."""
     if path := os.environ.get("CLAUDE_ENV_FILE"):
         import shlex  # noqa: PLC0415 - only at the start of a session
 
@@ -65,7 +65,7 @@ def _export(session: str) -> None:
 
 
 def _is_news(session: str, event: str) -> bool:
-    """Return whether there are ends to tell at this event; True if the client has to find out."""
+    """Return whether there are ends to tell at this event; True if only the client can find out."""
     try:
         parts = Daemon().ask("inbox", "inbox", session=session, peek=True)
         return any(not (event == _STOP and end["redelivered"]) for part in parts for end in part["ends"])
@@ -78,8 +78,9 @@ def _is_news(session: str, event: str) -> bool:
 def _answer(session: str, event: str, *, is_continued: bool) -> None:
     """Write the ends that the session was not told yet, then acknowledge them.
 
-    An end keeps an agent from stopping once: a redelivered one may have done so, and waits for the next
-    prompt. A client may overrule the hook if the agent goes on because of one, so such ends are told again.
+    An end keeps an agent from stopping only once. A redelivered end may have done that already, so it waits
+    for the next prompt. While the agent goes on because of a hook, the client may ignore another block, so
+    the ends of that one are not acknowledged.
     """
     from msgspec.structs import replace  # noqa: PLC0415 - there is news
 
@@ -116,7 +117,7 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the beginning of a text, of at most so many bytes."""
+    """Return at most the first `most` bytes of a text."""
     return text.encode()[:most].decode(errors="ignore")
 
 

@@ -1,4 +1,4 @@
-"""The verb inbox: hand out how the jobs of a session have ended, each end once."""
+"""The verb inbox: print how the jobs of a session have ended, each end once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
 
 
 def _shortened(end: JobEnd, size: int) -> JobEnd:
-    """Return an end with as much of its output as can be printed in some bytes."""
+    """Return an end whose output is cut at its beginning until the end can be printed in `size` bytes."""
     while end.tail and (excess := _printed_size(end) - size) > 0:
         end = replace(end, tail=end.tail[excess // _LONGEST_ESCAPE + 1 :])
     return end
@@ -91,7 +91,7 @@ _LONGEST_ESCAPE = 12  # bytes of a character in JSON
 
 
 def lines_about(end: JobEnd) -> Iterator[str]:
-    """Yield the lines for people: what ended and how, and below it the end of its output."""
+    """Yield the lines for people: what ended and how, then the end of its output."""
     name = "" if end.name is None else f" {one_line(end.name)}"
     why = outcome_in_words(end) if end.state is State.FAILED else ""
     if end.reason is not None:
@@ -103,7 +103,7 @@ def lines_about(end: JobEnd) -> Iterator[str]:
 
 
 def _is_unused() -> bool:
-    """Return whether no daemon has ever run here, as far as its folders tell: then no job has ended."""
+    """Return whether no daemon has ever run here, judging by its folders, so that no job can have ended."""
     options = global_options()
     sockets = client_sockets(options.socket, config=options.config, user=options.user, system=options.system)
     return not any(each.is_explicit or os.path.exists(os.path.dirname(each.path)) for each in sockets)  # noqa: PTH110, PTH120 - plain strings

@@ -1,4 +1,4 @@
-"""agent: write what lets a coding agent use bgd into its configuration, and take it out again."""
+"""agent: add bgd to the configuration of a coding agent, and remove it again."""
 
 from __future__ import annotations
 
@@ -125,14 +125,14 @@ def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
 
 
 class _Change(NamedTuple):
-    """What is to become of a file; None: there is none."""
+    """The text of a file before and after a change; None: the file does not exist."""
 
     path: Path
     before: str | None
     after: str | None
 
     def diff(self) -> str:
-        """Return the lines that change, without others, which may be secret."""
+        """Return the lines that change, without context, which may be secret."""
         before, after = ((text or "").splitlines() for text in (self.before, self.after))
         old, new = ("/dev/null" if text is None else str(self.path) for text in (self.before, self.after))
         return "\n".join(map(visible, unified_diff(before, after, old, new, n=0, lineterm="")))
@@ -141,7 +141,7 @@ class _Change(NamedTuple):
         return {"path": str(self.path), "diff": self.diff()}
 
     def make(self) -> None:
-        """Replace the file at once, or delete it with its empty folders; a link stays one."""
+        """Replace the file atomically, or delete it with its empty folders; a link stays a link."""
         target = Path(os.path.realpath(self.path))
         if self.after is None:
             target.unlink()
@@ -168,10 +168,10 @@ def _may_be_made(folder: Path) -> bool:
 
 
 def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
-    """Return the change of a file that adds or removes our part; none if it is as wanted.
+    """Return the change that adds bgd's part to a file or removes it; an empty list if there is none to make.
 
     Raises:
-        Refused: the file cannot be used.
+        Refused: the file cannot be read or edited.
     """
     try:
         before = _text_of(path)
@@ -189,7 +189,7 @@ def _text_of(path: Path) -> str | None:
     return path.read_bytes().decode() if path.exists() else None
 
 
-# Returns a file's text with (True) or without our part; None: there is no file
+# Takes a file's text, and adds bgd's part if True or else removes it; None: the file does not exist
 _Edit = Callable[[str | None, bool], str | None]
 
 # --- which files, and what in them: docs/agents.md says who describes these formats ------------------------
@@ -228,9 +228,9 @@ def guide() -> str:
 
 
 def _own_command(*, project: bool) -> str:
-    """Return bgctl as a client has to call it: by its path, because clients may have another PATH.
+    """Return the path of bgctl, because a client may have another PATH.
 
-    Files of a project, which others share, have its name, if PATH leads to this one.
+    For the files of a project, which others share, return its name if PATH leads to this bgctl.
     """
     own, found = Path(sys.executable).with_name("bgctl"), shutil.which("bgctl")
     if not found or os.path.realpath(found) != os.path.realpath(own):
@@ -268,7 +268,7 @@ def _edit_json(entries: list[_Entry], text: str | None, adds: bool) -> str | Non
 
 
 def _is_ours(value: object, found: object) -> bool:
-    """Return whether these are the same, but for the path of bgctl."""
+    """Return whether two entries differ at most in the path of bgctl."""
     texts = (json.dumps(each, sort_keys=True) for each in (value, found))
     one, other = (re.sub(r"""\"'?[^"]*/bgctl\b'?""", '"bgctl', text) for text in texts)
     return one == other
@@ -304,7 +304,7 @@ def _edit_skill(skill: str, text: str | None, adds: bool) -> str | None:  # noqa
 
 
 def _sealed(text: str, end: str) -> str:
-    """Return a text of ours with a last line that shows whether somebody has changed it."""
+    """Return the text with a last line that has its checksum, so that later edits are noticed."""
     return f"{text}{end.format(f'{crc32(text.encode()):08x}')}\n"
 
 

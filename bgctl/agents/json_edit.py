@@ -1,7 +1,7 @@
-"""Put values into JSON text and take them out again; every other byte stays as it is.
+"""Add values to JSON text and remove them again, without changing any other byte.
 
-Parsing and writing the text anew would lose its spaces, its escapes and the form of its numbers. What `added`
-has put in, `removed` finds by its meaning, even if a program has written the file anew meanwhile.
+Parsing a file and writing it again would lose its spaces, its escapes and the form of its numbers. `removed`
+compares parsed values, so it finds what `added` has added even if another program has rewritten the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Path = Sequence[str | None]  # the keys that lead to a value; None: any element 
 
 
 def added(text: str, path: Path, value: object) -> str:
-    """Return valid JSON text with a value at the path, where none is; "" is a file that does not exist.
+    """Return valid JSON text with a value added at a path that is free; "" is a file that does not exist.
 
-    Objects and arrays that are missing on the way are made. The value is put first in its object or array, so
-    that no existing line changes.
+    Missing objects and arrays on the way are created. The value comes first in its object or array, so that
+    no existing line changes.
 
     Raises:
-        ValueError: something on the way is neither object nor array, or is the other of the two.
+        ValueError: the path needs an object or an array where something else stands.
     """
     if not text:
         return f"{json.dumps(_nested(path, value), indent=2)}\n"
@@ -45,9 +45,9 @@ def added(text: str, path: Path, value: object) -> str:
 
 
 def removed(text: str, path: Path, is_ours: Callable[[Any], bool]) -> str:
-    """Return the text without the value at the path, and without what `added` made around it.
+    """Return the text without the value at the path and without the objects and arrays that `added` created.
 
-    "": nothing is left. The text stays as it is if there is no such value. Raises as `added`.
+    It is "" if nothing is left, and the same text if there is no such value. Raises the errors of `added`.
     """
     cut = _cut(text, _after_space(text, 0), path, is_ours)
     left = text[: cut[0]] + text[cut[1] :] if cut else text
@@ -55,7 +55,7 @@ def removed(text: str, path: Path, is_ours: Callable[[Any], bool]) -> str:
 
 
 def _cut(text: str, at: int, path: Path, is_ours: Callable[[Any], bool]) -> tuple[int, int] | None:
-    """Return from where to where the text goes with the value at the path below this object or array."""
+    """Return begin and end of what to cut for the value at the path, which starts at this object or array."""
     key, *rest = path
     members, end = _members(text, at, key)
     for place, member in reversed(list(enumerate(members))):  # of equal keys the last counts
@@ -68,7 +68,7 @@ def _cut(text: str, at: int, path: Path, is_ours: Callable[[Any], bool]) -> tupl
             return member.at, members[place + 1].at
         if place:
             return members[place - 1].end, member.end
-        # one that was empty stays: `added` leaves space before the end of its own
+        # an empty object or array of the user stays: those that `added` creates have a newline before the end
         return (member.at, end) if member.end == end else (at, end + 1)
     return None
 
@@ -84,7 +84,7 @@ class _Member(NamedTuple):
 
 
 def _members(text: str, at: int, key: str | None) -> tuple[list[_Member], int]:
-    """Return the members of the object, or for no key of the array, that begins here, and where it ends."""
+    """Return the members of the object, or if `key` is None the array, that begins here, and its end."""
     if text[at] != ("[" if key is None else "{"):
         raise ValueError(
             f"{text[at : at + 9]} stands where {'an array' if key is None else 'an object'} is needed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import defaultdict
 from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
@@ -148,14 +149,14 @@ class AgentTools:
     """The tools of one agent.
 
     Attributes:
-        session: to which its jobs belong.
+        session: the session that its jobs belong to.
     """
 
     def __init__(self, daemon: AsyncClient, session: str) -> None:
         self._daemon = daemon
         self.session = session
         self._calls = 0
-        self._told = set[tuple[str, int]]()  # sessions, and jobs whose ends they were shown
+        self._shown = defaultdict[str, set[int]](set)  # by session, jobs whose ends are to be acknowledged
 
     async def call(self, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
         """Return the answer of a tool, at most MAX_ANSWER bytes, and whether it is an error."""
@@ -170,11 +171,11 @@ class AgentTools:
             self._calls -= 1
 
     async def _acknowledge(self) -> None:
-        """Take ends out of the inbox that earlier calls showed: an agent that asks again has read them."""
-        told, self._told = self._told, set()
-        for session in {session for session, _ in told}:
-            jobs = [job for of, job in told if of == session]
-            with suppress(BgdError):  # then the inbox tells them again
+        """Acknowledge the ends that earlier answers showed: an agent that calls again has read them."""
+        shown = list(self._shown.items())
+        self._shown.clear()
+        for session, jobs in shown:
+            with suppress(BgdError):  # the inbox then shows them again
                 await self._daemon.acknowledge(jobs=jobs, session=session)
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> str:
@@ -189,7 +190,7 @@ class AgentTools:
         return answer
 
     async def submit(self, call: Submit) -> str:
-        """Queue a command, and wait for its end if asked to."""
+        """Queue a command; wait for its end for up to `wait` seconds."""
         began = time.monotonic()
         if bool(call.command) == bool(call.shell):
             raise Refused("give either command, a list of words, or shell, a text for /bin/sh")
@@ -241,7 +242,7 @@ class AgentTools:
         return job_id, None
 
     async def read(self, call: Read) -> str:
-        """Show a part of the output of one attempt."""
+        """Show output of one attempt."""
         view = await self._daemon.view(call.job)
         said = job_line(view)
         if not view.attempt:
@@ -258,7 +259,7 @@ class AgentTools:
         view = await self._daemon.view(job_id)
         said = job_line(view)
         if view.state in FINISHED:
-            self._told.add((self.session, job_id))
+            self._shown[self.session].add(job_id)
         else:
             said += f"\n{_how_to_wait(job_id)}"
         return await self._head_and_tail(view, said) if view.attempt else said
@@ -344,7 +345,7 @@ class AgentTools:
         return _results(await self._daemon.retry(call.jobs))
 
     async def send(self, call: Send) -> str:
-        """Write to the terminal of a job; a thread waits until it has taken the text."""
+        """Write to the terminal of a job, in a thread, because a job that does not read blocks it."""
         from anyio import to_thread  # noqa: PLC0415 - it comes with the SDK
 
         keyboard = await self._daemon.keyboard(call.job)
@@ -356,14 +357,14 @@ class AgentTools:
 
 
 TOOLS = {each.__name__.lower(): each for each in (Submit, Wait, Read, List, Explain, Cancel, Retry, Send)}
-"""The arguments of each tool, whose answer is the method of its name."""
+"""The arguments of each tool; the method of `AgentTools` with the same name answers it."""
 
 _HINTS = {"readOnlyHint": (Wait, Read, List, Explain), "destructiveHint": (Submit, Cancel, Send)}
-"""Which tools change nothing, and which may destroy something: programs may do anything."""
+"""Which tools only read, and which may destroy something, because a program may do anything."""
 
 
 def described(name: str) -> dict[str, Any]:
-    """Return a tool as the protocol describes it."""
+    """Return the description of a tool in the form of the protocol."""
     _, schemas = msgspec.json.schema_components([TOOLS[name]])
     schema = schemas[TOOLS[name].__name__]
     description = " ".join(schema.pop("description").split())
@@ -372,7 +373,7 @@ def described(name: str) -> dict[str, Any]:
 
 
 def instructions(session: str, *, is_given: bool) -> str:
-    """Return what an agent is told about the server; `is_given`: it did not make up the session."""
+    """Return the server's instructions for an agent; `is_given`: the session was not made by the server."""
     codex = "" if is_given else " (in Codex without --session, because it names its own)"
     return (
         "bgd runs commands as background jobs that outlive this conversation; exit codes and output are kept."
@@ -403,7 +404,7 @@ def plain(output: bytes) -> str:
 
 
 def fitted(text: str) -> str:
-    """Return a text in at most MAX_ANSWER bytes: beginning and end, and how much is left out between them."""
+    """Return a text of at most MAX_ANSWER bytes: a longer one without its middle, and how much that was."""
     data = text.encode(errors="replace")
     if len(data) <= MAX_ANSWER:
         return text
