@@ -40,10 +40,10 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
     written to stdout it counts as read. If bgctl is killed before that, the next one prints it again, as
     "redelivered". Two readers never get the same end at the same time.
 
-    Without --wait, and with nothing new, it prints nothing and exits with 0. An answer has at most 8 ends and
-    4 KB; it says if there may be more.
+    Without --wait, and with nothing new, it prints nothing and exits with 0. An answer has at most 8 ends,
+    with as much of their output as fits into 4 KB; it says if there may be more.
 
-    `bgctl agent install` writes hooks with --hook. They print at most 4 KB, and always exit with 0.
+    `bgctl agent install` writes hooks with --hook. They tell an agent at most 4 KB, and always exit with 0.
     """
     if hook:
         return answer_hook(session)
