@@ -104,7 +104,7 @@ class Retention:
         return await self._store.read_apart(pruning.total_prunable, keep, now().elapsed)
 
     async def _delete_old_ends(self) -> None:
-        """Empty inboxes of what nobody has read for long; then its jobs may be deleted, too."""
+        """Delete ends that stayed unread for `keep_unread`, so that their jobs may be deleted, too."""
         keep, elapsed = self._supervisor.config.retention.keep_unread, now().elapsed
         await self._supervisor.space.retry_while_full(
             partial(self._store.write, inbox.delete_old, elapsed, keep)
@@ -143,7 +143,7 @@ def configured_limits(config: Config) -> RetentionLimits:
 
 
 def requested_limits(request: Prune, config: Config) -> RetentionLimits:
-    """Return the limits that a request names, or if it names none the configured ones; for unread ends too.
+    """Return the limits that a request names, or if it names none the configured ones; for unread jobs, too.
 
     Raises:
         Refused: it names a state of unfinished jobs.

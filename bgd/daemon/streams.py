@@ -88,7 +88,7 @@ class Subscriptions:
                 del self._of_session[session]
 
     def notify_sessions(self, sessions: Iterable[tuple[int, str]]) -> None:
-        """Notify those who wait for the inboxes of these sessions, which have something to hand out."""
+        """Notify readers that wait for the inboxes of these sessions: there are ends to hand out."""
         for session in sessions:
             for subscription in self._of_session.get(session, ()):
                 subscription.changed.set()

@@ -253,12 +253,12 @@ class Wait(Request, frozen=True, tag="wait"):
 
 
 class GetInbox(Request, frozen=True, tag="inbox", kw_only=True):
-    """-> InboxPart..., End: the oldest ends of jobs of a session of the client's user, leased to it.
+    """-> InboxPart..., End: the oldest ends in the inbox of a session of the client's user, leased to it.
 
-    Until they are acknowledged or this connection closes, no other one gets them; this one gets them again.
+    Until this connection closes, no other one gets them. It gets them again until they are acknowledged.
 
     * `wait`: until there is one.
-    * `peek`: only look: all ends, also those that others have leased, and without a lease.
+    * `peek`: without a lease, and including ends that are leased to others.
     """
 
     session: Name
@@ -268,9 +268,9 @@ class GetInbox(Request, frozen=True, tag="inbox", kw_only=True):
 
 
 class AcknowledgeEnds(Request, frozen=True, tag="acknowledge"):
-    """-> Done, when that is on disk: the reader has seen these ends, and nobody gets them again.
+    """-> Done, when that is on disk: delete these ends, which the client has read.
 
-    * `jobs`: likewise all ends of these jobs in the inbox of `session`: their reader was told otherwise.
+    * `jobs`: also all ends of these jobs in the inbox of `session`, which the client knows from elsewhere.
     """
 
     events: Annotated[list[EventNumber], Meta(max_length=MAX_IDS)] = []

@@ -175,16 +175,16 @@ class AsyncDaemonClient:
         peek: bool = False,
         limit: int = requests.DEFAULT_ENDS,
     ) -> list[JobEnd]:
-        """Return how jobs of a session have ended that nobody has acknowledged, the oldest first.
+        """Return the unacknowledged ends of a session's jobs, the oldest first.
 
-        Nobody else gets these ends until this client acknowledges them or closes. If it does not acknowledge
-        them, they are handed out again, as `redelivered`.
+        No other client gets these ends until this one closes. Ends that it does not acknowledge are handed
+        out again, as `redelivered`.
 
         Args:
-            session: whose jobs; None: as $BGD_SESSION says.
+            session: its name; None: $BGD_SESSION.
             wait: seconds to wait for the first end; None: no limit.
-            peek: only look: also at ends that others have, and without keeping them from others.
-            limit: the length of the list.
+            peek: do not keep these ends from other clients, and include those that other clients have.
+            limit: limit on the number of ends.
 
         Raises:
             Refused: no session is named.
@@ -201,10 +201,9 @@ class AsyncDaemonClient:
     async def acknowledge(
         self, ends: Iterable[JobEnd] = (), *, jobs: Iterable[int] = (), session: str | None = None
     ) -> None:
-        """Delete ends from their inboxes, because somebody has seen them; return when that is on disk.
+        """Delete ends that have been read from their inboxes; return when that is on disk.
 
-        `jobs`: also all ends of these jobs, by their ids, that the inbox of the session has; None: as
-        $BGD_SESSION says.
+        `jobs`: ids of jobs whose ends to delete, too, from the inbox of the session; None: $BGD_SESSION.
 
         Raises:
             Refused: there are jobs, and no session is named.

@@ -99,7 +99,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     Attributes:
         pid, uid: of the process of the client, and of its user.
-        when_lost: called once the client has left.
+        when_lost: called when the connection is lost.
     """
 
     def __init__(self, server: ControlServer) -> None:

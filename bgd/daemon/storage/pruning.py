@@ -21,7 +21,7 @@ class RetentionLimits(Struct, frozen=True, kw_only=True):
         max_age: seconds since its end, by state; None means forever. Jobs in other states are not touched.
         max_jobs: the latest of each of these states; None means all.
         max_log_bytes: of all logs together; None means any number.
-        keeps_unread: jobs whose ends are in an inbox stay, unless max_log_bytes does not let them.
+        keeps_unread: keep jobs whose ends are in an inbox, unless max_log_bytes is exceeded.
     """
 
     max_age: Mapping[State, float | None]
@@ -92,7 +92,7 @@ def _prunable(db: sqlite3.Connection, limits: RetentionLimits, elapsed: float) -
         finished = (PrunableJob(*row) for row in db.execute(_oldest(limits), (state.value,)))
         unread = db.execute(_UNREAD, (state.value,)).fetchall() if limits.keeps_unread else []
         rests.append(PrunableJob(*row) for row in unread)
-        left = _count(db, state) - len(unread)  # or they would push out what was read
+        left = _count(db, state) - len(unread)  # or they would push out jobs that were read
         for each in finished:
             is_old = max_age is not None and each.aged_from <= at - max_age
             is_too_many = limits.max_jobs is not None and left > limits.max_jobs

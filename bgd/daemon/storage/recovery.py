@@ -264,7 +264,7 @@ def _mark_outdated(db: sqlite3.Connection, last_id: int, skipped: int, launcher:
 
 
 def _mark_inbox(db: sqlite3.Connection) -> None:
-    """Mark all ends in inboxes as handed out, and continue with numbers that none can have had since."""
+    """Mark all ends in inboxes as handed out, and skip numbers that lost ends may have had."""
     db.execute("UPDATE inbox SET handed_out = handed_out + 1")
     (last,) = db.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
     db.execute("DELETE FROM sqlite_sequence WHERE name = 'inbox'")
