@@ -31,7 +31,7 @@ def answer_hook(session: str | None = None) -> int:
         hook = json.loads(sys.stdin.buffer.read(_MOST_INPUT))
         event: str = hook["hook_event_name"]
         session = session or os.environ.get(SESSION) or hook["session_id"]
-        if event not in _EVENTS or not isinstance(session, str):
+        if event not in EVENTS or not isinstance(session, str):
             raise ValueError(f"bgd has no answer to {event} of {session}")  # noqa: TRY301 - said below
         if event == _START:
             _export(session)
@@ -43,14 +43,14 @@ def answer_hook(session: str | None = None) -> int:
     return 0
 
 
-_START, _PROMPT, _STOP = _EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
+_START, _PROMPT, _STOP = EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
+MOST_ENDS = 8  # in one answer: an agent pays for each byte again with each of its turns
+MOST_BYTES = 4_000
 _MOST_INPUT = 64 << 20  # bytes; the prompt and the last answer are in it
-_MOST_ENDS = 8  # in one answer
 _MOST_LINES = 3  # of the output of each
 _MOST_JOBS = 10
 _MOST_NAME = 60  # characters
 _WIDTH = 120  # characters of a line
-_MOST_TEXT = 4_000  # bytes
 _MOST_END = 480  # bytes of each, so that all that are acknowledged have been told
 _TIMEOUT = 3.0  # seconds for each answer of the daemon; the clients give a hook 10
 
@@ -88,11 +88,11 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
     from bgctl.common import client  # noqa: PLC0415 - likewise
 
     with client(timeout=_TIMEOUT) as daemon:
-        limit = _MOST_ENDS
+        limit = MOST_ENDS
         if event == _STOP:  # new ones may stand behind those that wait for the next prompt
             limit += sum(end.redelivered for end in daemon.inbox(session, peek=True))
         found = daemon.inbox(session, limit=limit)
-        ends = [end for end in found if not (event == _STOP and end.redelivered)][:_MOST_ENDS]
+        ends = [end for end in found if not (event == _STOP and end.redelivered)][:MOST_ENDS]
         lines = []
         for end in ends:
             first, *tail = lines_about(replace(end, name=end.name and end.name[:_MOST_NAME]))
@@ -108,7 +108,7 @@ def _answer(session: str, event: str, *, is_continued: bool) -> None:
             lines += _lines_about_unfinished(daemon, session)
         if not lines:
             return
-        text = _cut("\n".join(lines), _MOST_TEXT)
+        text = _cut("\n".join(lines), MOST_BYTES)
         own: dict[str, Any] = {"hookEventName": event, "additionalContext": text}
         answer = {"decision": "block", "reason": text} if event == _STOP else {"hookSpecificOutput": own}
         write_all(1, f"{json.dumps(answer, ensure_ascii=False)}\n".encode())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 from msgspec.structs import replace
 
-from bgctl.agents.hook import answer_hook
+from bgctl.agents.hook import MOST_BYTES, MOST_ENDS, answer_hook
 from bgctl.common import answer, client, excerpt, global_options, is_terminal, json_line, say
 from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
@@ -54,7 +54,7 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
         raise click.UsageError("--timeout needs --wait")
     with client() as daemon:
         try:
-            ends = daemon.inbox(name, wait=timeout if wait else 0.0, peek=peek, limit=_MOST_ENDS)
+            ends = daemon.inbox(name, wait=timeout if wait else 0.0, peek=peek, limit=MOST_ENDS)
         except DaemonUnreachable:
             if wait or not _is_unused():
                 raise
@@ -63,11 +63,11 @@ def inbox_command(*, session: str | None, wait: bool, timeout: float | None, pee
             say(f"no job of session {name} has ended{' meanwhile' if wait else ' that you have not seen'}")
             return TRY_LATER if wait else 0
         for end in ends:
-            shown = _shortened(end, _MOST_BYTES // len(ends))
+            shown = _shortened(end, MOST_BYTES // len(ends))
             answer(as_json(shown), *lines_about(shown))
         if not peek:
             daemon.acknowledge(ends)
-        if len(ends) == _MOST_ENDS:
+        if len(ends) == MOST_ENDS:
             say(f"there may be more: run `bgctl inbox` {'without --peek' if peek else 'again'}")
     return 0
 
@@ -85,8 +85,6 @@ def _printed_size(end: JobEnd) -> int:
     return len("\n".join(lines_about(end)).encode())
 
 
-_MOST_ENDS = 8  # in one answer: an agent pays for each byte again with each of its turns
-_MOST_BYTES = 4000  # of them; usual names and reasons fit
 _LONGEST_ESCAPE = 12  # bytes of a character in JSON
 
 

@@ -24,6 +24,7 @@ import click
 
 from bgctl import exit_codes
 from bgctl.agents import json_edit
+from bgctl.agents.hook import EVENTS
 from bgctl.common import answer, is_confirmed, may_ask, report, say
 from bgctl.options import with_options
 from bgctl.verbs import verb_group, verb_without_daemon
@@ -208,12 +209,12 @@ def _parts(client: str, *, project: bool) -> list[tuple[Path, _Edit]]:
     if client == "codex":
         fields = "\n".join(_toml(server | {"env_vars": _NEEDED}))
         handler = ", ".join(_toml(hook))
-        tables = [f"[[hooks.{event}]]\nhooks = [{{ {handler} }}]\n" for event in _EVENTS]
+        tables = [f"[[hooks.{event}]]\nhooks = [{{ {handler} }}]\n" for event in EVENTS]
         block = _sealed("\n".join([_BLOCK_BEGIN, f"[mcp_servers.bgd]\n{fields}\n", *tables]), _BLOCK_END)
         return [(folder / "config.toml", partial(_edit_block, block)), skill]
     servers = home / ".mcp.json" if project else Path(moved or home) / ".claude.json"
     entry: list[_Entry] = [(("mcpServers", "bgd"), server)]
-    hooks: list[_Entry] = [(("hooks", event, None), {"hooks": [hook]}) for event in reversed(_EVENTS)]
+    hooks: list[_Entry] = [(("hooks", event, None), {"hooks": [hook]}) for event in reversed(EVENTS)]
     settings = folder / "settings.json"
     return [(servers, partial(_edit_json, entry)), (settings, partial(_edit_json, hooks)), skill]
 
@@ -241,7 +242,6 @@ def _own_command(*, project: bool) -> str:
 _Entry = tuple[json_edit.Path, dict[str, Any]]  # where in a JSON document, and what
 
 _SKILL = Path(__file__).with_name("SKILL.md")
-_EVENTS = ("SessionStart", "UserPromptSubmit", "Stop")
 _NEEDED = ["BGD_CONFIG", "BGD_SESSION", "BGD_SOCKET", "XDG_CONFIG_HOME", "XDG_STATE_HOME"]  # by the server
 _HOOK_SECONDS = 10  # for a hook; it takes a fraction of a second
 _NEXT = {
