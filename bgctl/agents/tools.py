@@ -50,14 +50,14 @@ Pattern = Annotated[str, Meta(max_length=1000)]
 
 
 class Arguments(Struct, kw_only=True, forbid_unknown_fields=True):
-    """The arguments of a call. The docstring of each tool is what the agent's model reads about it."""
+    """The arguments of a call. The agent's model reads the docstring of each tool as its description."""
 
 
 class Submit(Arguments):
     """Start a command as a background job and return its id.
 
-    Use it for builds, tests, servers and whatever takes more than some seconds. The job goes on whatever
-    becomes of you or of this server; its exit code and output are kept. Give either `command`, a program and
+    Use it for builds, tests, servers and anything that takes more than a few seconds. The job outlives this
+    conversation and this server; its exit code and output are kept. Give either `command`, a program and
     its arguments, which no shell reads, so quote nothing; or `shell`, one text for /bin/sh -c. `wait`:
     seconds to wait for the end; the answer then has the output, too. `cwd`: default is the folder of this
     server. `env` adds variables. `timeout`: seconds after which an attempt is stopped. `after`: ids of jobs
@@ -106,7 +106,7 @@ class Read(Arguments):
 
 
 class List(Arguments):
-    """List the jobs of this session, newest first; with `all`, everybody's.
+    """List the jobs of this session, newest first; with `all`, the jobs of everyone.
 
     `filter` has words such as `state:failed name:test* -queue:mail error:refused`; - excludes.
     """

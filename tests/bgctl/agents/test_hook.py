@@ -288,7 +288,7 @@ def test_a_daemon_that_does_not_answer_is_given_up_in_time(home):
 
 
 @pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
-def test_an_answer_that_nobody_reads_is_told_again(session, event):
+def test_an_answer_that_is_not_read_is_told_again(session, event):
     session.job("true")
     reading, writing = os.pipe()
     os.close(reading)

@@ -250,7 +250,7 @@ def test_installing_twice_changes_nothing(agent, home, client):
     assert tree(home.folder) == before
 
 
-def test_what_another_program_wrote_anew_is_removed(agent, home):
+def test_a_part_in_a_file_that_another_program_has_rewritten_is_removed(agent, home):
     agent("install", "claude", "--yes")
     files = (".claude.json", ".claude/settings.json")
     for path in map(home.folder.joinpath, files):

@@ -61,7 +61,7 @@ def test_what_is_put_in_comes_out_and_no_other_byte_changes(text, path):
 
 
 @given(files, st.sampled_from([SERVER, HOOK]))
-def test_it_comes_out_of_a_file_that_its_program_has_written_anew(text, path):
+def test_it_comes_out_of_a_file_that_another_program_has_rewritten(text, path):
     try:
         after = json.dumps(json.loads(added(text, path, VALUE)), indent=2)
     except ValueError:
@@ -78,7 +78,7 @@ def test_nothing_changes_where_it_is_not(text, path):
 
 
 def expected(before: Any, path: Any) -> Any:
-    """Return what a program that parses and writes anew would make."""
+    """Return the document as a program that parses and rewrites it would make it."""
     first, second, *_ = path
     inner = before.get(first, {})
     new = [VALUE, *inner.get(second, [])] if path is HOOK else VALUE
@@ -86,7 +86,7 @@ def expected(before: Any, path: Any) -> Any:
 
 
 def without_empty(document: Any, path: Any) -> Any:
-    """Drop empty containers on the way: `removed` takes them for ours if the file was written anew."""
+    """Drop empty containers on the way: `removed` takes them for its own if the file was rewritten."""
     inner = document.get(path[0], {})
     if path is HOOK and inner.get("Stop") == []:
         inner = {key: value for key, value in inner.items() if key != "Stop"}

@@ -303,7 +303,7 @@ async def test_keys_reach_the_terminal_of_a_job(answer):
         ("submit", {"command": ["a"], "shell": "b"}, "give either command"),
         ("submit", {"command": ["echo hi"]}, "`command` takes one word an item, `shell` a line"),
         ("submit", {"command": ["true"], "cwd": "/nowhere"}, "/nowhere does not exist"),
-        ("submit", {"command": ["true", "a\0b"]}, ""),
+        ("submit", {"command": ["true", "a\0b"]}, "argv[1] contains a NUL character"),
         ("submit", {"command": ["true"], "priority": 5000}, "priority: a whole number"),
         ("submit", {"command": "true"}, "Expected `array`, got `str`"),
         ("submit", {"command": ["true"], "wait": 46}, "Expected `float` <= 45.0"),
@@ -312,14 +312,14 @@ async def test_keys_reach_the_terminal_of_a_job(answer):
         ("wait", {"jobs": []}, "length >= 1"),
         ("wait", {"jobs": list(range(1, 34))}, "length <= 32"),
         ("wait", {"jobs": [999]}, "no job 999: `list` shows the jobs there are"),
-        ("wait", {"jobs": [2**70]}, ""),
-        ("read", {"job": -1}, ""),
+        ("wait", {"jobs": [2**70]}, "jobs[0]: a whole number from 1 to "),
+        ("read", {"job": -1}, "job: a whole number from 1 to "),
         ("wait", {"jobs": [1], "match": "("}, "match '(' is not a regular expression"),
         ("read", {"job": 1, "grep": "a{99999999999}"}, "grep 'a{99999999999}' is not a regular expression"),
         ("read", {"job": 1, "cursor": "1:\n"}, "cursor"),
         ("read", {"job": 1, "cursor": "9:0"}, "no attempt 9"),
-        ("list", {"filter": 'name:"'}, ""),
-        ("send", {"job": 1, "text": "x"}, ""),
+        ("list", {"filter": 'name:"'}, "quotes of 'name:\"' are not closed"),
+        ("send", {"job": 1, "text": "x"}, "job 1 has no keyboard"),
         ("no\x1b[2Jtool", {}, "there are submit, wait, read"),
     ],
 )
@@ -369,6 +369,7 @@ async def test_no_daemon_is_one_line(tmp_path):
 
     assert is_error
     assert text.isprintable()
+    assert text.startswith(f"no daemon answers at {tmp_path}/none.sock")
 
 
 @pytest.mark.parametrize("tool", TOOLS)
