@@ -1,4 +1,4 @@
-"""A home whose daemon and launcher are killed and started again, and what its jobs say of themselves."""
+"""A home whose daemon and launcher are killed and restarted, and the exit codes that its commands record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bgd.wire.requests import MAX_LIST
 from bgd.wire.views import JobView
 from tests import forking
 from tests.end_to_end.chaos import is_alive
-from tests.support import DEADLINE, Home
+from tests.support import DEADLINE, Home, wait_until
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class World:
         self.truth.touch()
         self.env = {name: value for name, value in self.home.env.items() if not name.startswith(_OF_AGENTS)}
         del self.env["BGD_HTTP_LISTEN"]
-        # bgctl starts no daemon at a socket that it was told
+        # with $BGD_SOCKET bgctl starts no daemon of its own
         self.env |= {"BGD_SOCKET": str(self.home.socket), MARK: str(folder)}
         if plant is not None:
             self.env["PYTHONPATH"] = f"{plant}:{self.env['PYTHONPATH']}"
@@ -81,16 +81,14 @@ class World:
             ready.register(pipe, select.POLLIN)
             assert ready.poll(DEADLINE * 1000), "the daemon was not ready in time"
             assert pipe.readline() == "ready\n", log.read_text()
-        self._pids = self._look()
+        wait_until(self._has_launcher)
         self.up.set()
 
-    def _look(self) -> tuple[int, int]:
-        """Return the pids of the daemon and its launcher; that may be starting, or a dead one be named."""
-        while True:
-            info = self._asked(Client.info)
-            if info.launcher_pid and is_alive(info.launcher_pid):
-                return info.pid, info.launcher_pid
-            select.select([], [], [], 0.01)
+    def _has_launcher(self) -> bool:
+        """Note the pids of the daemon and its launcher; return whether the launcher is alive."""
+        info = self._asked(Client.info)
+        self._pids = info.pid, info.launcher_pid or 0
+        return info.launcher_pid is not None and is_alive(info.launcher_pid)
 
     def kill(self, *victims: str) -> None:
         """Kill the daemon, the launcher or both, and start what is needed again."""
@@ -104,13 +102,13 @@ class World:
             self._daemon.wait(DEADLINE)
             self.start()
         else:
-            self._pids = self._look()
+            wait_until(self._has_launcher)
             self.up.set()
         self.gaps[-1] = self.gaps[-1][0], time.monotonic()
 
     @contextmanager
     def killing(self, seed: int, pauses: tuple[float, float]) -> Iterator[None]:
-        """Kill one after the other at random times until the block ends."""
+        """Kill daemon and launcher in turn, at random times, until the block ends."""
         dice, victims, stop = random.Random(seed), itertools.cycle(_VICTIMS), threading.Event()
         failures: list[Exception] = []
 
@@ -133,14 +131,14 @@ class World:
             raise failures[0]
 
     def was_down(self, began: float, ended: float) -> bool:
-        """Return whether a process that lived from `began` to `ended` met no daemon when it started.
+        """Return whether the daemon was down when a process started that lived from `began` to `ended`.
 
-        One that began in time has a connection, and has to go on with the next daemon.
+        A process that has a connection must continue with the next daemon.
         """
         return any(began < up and ended > down and began > down - _TIME_TO_CONNECT for down, up in self.gaps)
 
     def codes(self) -> dict[str, int]:
-        """Return the exit codes that commands wrote down before they ended, by their jobs and names."""
+        """Return the exit codes that commands recorded before they ended, by job and by name."""
         rows = (line.split() for line in self.truth.read_text().splitlines())
         return {key: int(code) for *keys, code in rows for key in keys}
 
@@ -159,13 +157,13 @@ class World:
         return self._asked(pages)
 
     def is_silent(self, session: str) -> bool:
-        """Return whether nothing more will be told to a session: its jobs have ended, its inbox is empty."""
+        """Return whether all jobs of a session have ended and its inbox is empty."""
         return all(job.finished_at for job in self.jobs(session)) and not self._asked(
             lambda client: client.inbox(session, peek=True)
         )
 
     def _asked(self, ask: Callable[[Client], T]) -> T:
-        """Ask the daemon, the next one if this one is killed meanwhile."""
+        """Ask the daemon; if it is killed meanwhile, ask the next one."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             with suppress(BgdError), self.home.client() as client:
@@ -174,7 +172,7 @@ class World:
         raise AssertionError("no daemon came up")
 
     def processes(self) -> list[str]:
-        """Return the command lines of processes of agents and jobs that are alive."""
+        """Return the command lines of the living processes of agents and jobs."""
         found = []
         marked = f"\0{MARK}={self.home.folder}\0".encode()
         for entry in Path("/proc").iterdir():
@@ -192,6 +190,12 @@ class World:
 
 
 _OF_AGENTS = ("CLAUDE", "CODEX", "TRACEPARENT")  # variables that would name a session to bgctl, or its span
-_VICTIMS = [("bgd",), ("launcher",), ("bgd",), ("bgd", "launcher"), ("bgd",)]
+_VICTIMS = [
+    ("bgd", "launcher"),
+    ("bgd",),
+    ("launcher",),
+    ("bgd",),
+    ("bgd",),
+]  # both first: a run may be short
 _SERVERS = re.compile(r" -m bgd(\.launcher)? ")
 _TIME_TO_CONNECT = 2.0  # seconds from the start of bgctl on a busy machine
