@@ -1,4 +1,4 @@
-"""What sessions were told of their jobs, and the laws that this must obey."""
+"""What sessions were told about their jobs, and the laws that this must obey."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Told(Struct, frozen=True):
     """An end that a session was told.
 
     `by`: what told it: `inbox` and `hook` hand out each end once; `wait` is any command that waited for it,
-    after which the inbox no longer has it, unless somebody was reading it meanwhile.
-    `code`: None: it has none, for example because it was cancelled.
+    after which the inbox no longer has it, unless it was being read meanwhile.
+    `code`: None if there is none, for example because the job was cancelled.
     """
 
     session: str
@@ -34,8 +34,8 @@ class Told(Struct, frozen=True):
 class Call(Struct, frozen=True):
     """A call of a tool that has returned or was cut off.
 
-    `waits`: it is a turn that waits, or what wakes an agent that has ended its turn. `has_news`: it told of
-    an id, of output, or of an end that its session had not been told of.
+    `waits`: it is a turn that waits, or what wakes an agent that has ended its turn. `has_news`: it printed
+    an id, output, or an end that its session did not know.
     """
 
     words: Sequence[str]
@@ -47,7 +47,7 @@ class Call(Struct, frozen=True):
 
 
 class Ledger:
-    """All that happened; each agent adds to it on a thread of its own."""
+    """Everything that happened; each agent adds to it on a thread of its own."""
 
     def __init__(self) -> None:
         self.submitted: list[tuple[str, int]] = []  # sessions and ids that were printed
@@ -63,11 +63,11 @@ class Ledger:
     def violations(
         self, jobs: Sequence[JobView], codes: Mapping[str, int], *, launcher_was_killed: bool
     ) -> list[str]:
-        """Return each violation of a law in words; an empty list: all laws hold.
+        """Return a sentence for each violation of a law; the list is empty if all laws hold.
 
         Args:
             jobs: all jobs of the daemon, at the end.
-            codes: the exit codes that commands wrote down before they ended, by job and by name.
+            codes: the exit codes that commands recorded before they ended, by job and by name.
             launcher_was_killed: outcomes may be unknown.
         """
         return [
@@ -113,8 +113,9 @@ class Ledger:
         for told in self.told:
             if told.is_unknown and not launcher_was_killed:
                 yield f"the outcome of job {told.job} is unknown, and no launcher was killed"
-            if told.code is not None and codes.get(str(told.job)) != told.code:
-                yield f"job {told.job} exited with {codes.get(str(told.job))}, and {told.code} was told"
+            code = codes.get(str(told.job))
+            if told.code != code and not (told.code is None and told.is_unknown):
+                yield f"job {told.job} exited with {code}, and {told.code} was told"
         for name, code in self.exits:
             if code != codes.get(name) and not (code == UNKNOWN and launcher_was_killed):
                 yield f"command {name} exited with {codes.get(name)}, and `run` with {code}"
@@ -129,7 +130,7 @@ class Ledger:
                 yield f"nothing new (exit code {call.code}): {words}"
 
     def _left(self, jobs: Sequence[JobView]) -> Iterator[str]:
-        """No job is left that nobody asked to keep."""
+        """No job is left: no session asked to keep one."""
         for job in jobs:
             if job.finished_at is None:
                 yield f"job {job.id} of {job.session} is left: {job.state}"

@@ -48,6 +48,7 @@ NOTHING = Call(["wait"], 75, 10, waits=True, has_news=False)
             "the end of job 1 blocked 2 stops",
         ),
         (violations(Told("a", 2, "inbox", 0), jobs=(job(2),)), "job 2 exited with 3, and 0 was told"),
+        (violations(Told("a", 2, "hook", None), jobs=(job(2),)), "job 2 exited with 3, and None was told"),
         (violations(exits=[("a.1", 0)]), "command a.1 exited with 3, and `run` with 0"),
         (violations(exits=[("a.1", UNKNOWN)]), "and `run` with 125"),
         (violations(Told("a", 1, "inbox", None, is_unknown=True), jobs=(job(1),)), "job 1 is unknown"),
