@@ -193,7 +193,7 @@ class AsyncDaemonClient:
         seconds = seconds_of(wait, "wait")
         waits = seconds is None or seconds > 0
         request = checked(requests.GetInbox(id=UNNUMBERED, session=name, wait=waits, peek=peek, limit=limit))
-        parts = await self._first(request, seconds) if waits else await self._channel.collect(request)
+        parts = await self._inbox_parts(request, seconds)
         # by event, because one may come twice if the daemon goes away in between
         found = {end.event: end for part in parts for end in expected(part, replies.InboxPart).ends}
         return [replace(end, tail=await self._tail(end)) for end in found.values()]
@@ -234,8 +234,10 @@ class AsyncDaemonClient:
             return ""
         return tail_of(data, is_all=not offset)
 
-    async def _first(self, request: requests.GetInbox, seconds: float | None) -> list[replies.Reply]:
-        """Return the replies to a request that waits; none if nothing has come within some seconds."""
+    async def _inbox_parts(self, request: requests.GetInbox, seconds: float | None) -> list[replies.Reply]:
+        """Return the replies to a request; none if it waits and they do not come within some seconds."""
+        if not request.wait:
+            return await self._channel.collect(request)
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
             async with aclosing(self._channel.follow(lambda: request, deadline)) as stream:

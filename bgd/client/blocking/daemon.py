@@ -195,7 +195,7 @@ class DaemonClient:
         seconds = seconds_of(wait, "wait")
         waits = seconds is None or seconds > 0
         request = checked(requests.GetInbox(id=UNNUMBERED, session=name, wait=waits, peek=peek, limit=limit))
-        parts = self._first(request, seconds) if waits else run(self._channel.collect(request))
+        parts = self._inbox_parts(request, seconds)
         # by event, because one may come twice if the daemon goes away in between
         found = {end.event: end for part in parts for end in expected(part, replies.InboxPart).ends}
         return [replace(end, tail=self._tail(end)) for end in found.values()]
@@ -236,8 +236,10 @@ class DaemonClient:
             return ""
         return tail_of(data, is_all=not offset)
 
-    def _first(self, request: requests.GetInbox, seconds: float | None) -> list[replies.Reply]:
-        """Return the replies to a request that waits; none if nothing has come within some seconds."""
+    def _inbox_parts(self, request: requests.GetInbox, seconds: float | None) -> list[replies.Reply]:
+        """Return the replies to a request; none if it waits and they do not come within some seconds."""
+        if not request.wait:
+            return run(self._channel.collect(request))
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
             with closing(iterate(self._channel.follow(lambda: request, deadline))) as stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import islice
 
 from msgspec import convert
@@ -59,10 +59,10 @@ def unread(
     ]
 
 
-def mark_handed_out(db: sqlite3.Connection, events: Iterable[int]) -> dict[int, bool]:
+def mark_handed_out(db: sqlite3.Connection, events: list[int]) -> dict[int, bool]:
     """Mark these ends as handed out; return whether each was before, without those that are gone."""
     with transaction(db):
-        return {event: times > 1 for each in events for event, times in db.execute(_HAND_OUT, (each,))}
+        return {event: times > 1 for event, times in db.execute(_HAND_OUT, (json.dumps(events),))}
 
 
 def acknowledge(db: sqlite3.Connection, uid: int, seen: AcknowledgeEnds) -> list[int]:
@@ -108,7 +108,10 @@ _UNREAD = """
     FROM inbox INDEXED BY inbox_by_session JOIN jobs ON jobs.id = job
     WHERE inbox.uid = ? AND inbox.session = ? ORDER BY event
 """
-_HAND_OUT = "UPDATE inbox SET handed_out = handed_out + 1 WHERE event = ? RETURNING event, handed_out"
+_HAND_OUT = """
+    UPDATE inbox SET handed_out = handed_out + 1
+    WHERE event IN (SELECT value FROM json_each(?)) RETURNING event, handed_out
+"""
 # +: by their events
 _DELETE = """
     DELETE FROM inbox WHERE +uid = ? AND event IN (SELECT value FROM json_each(?)) RETURNING event
