@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from math import inf
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import convert
 from msgspec.structs import replace
@@ -527,13 +527,13 @@ class Supervisor:
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
-            outcome = recorded_outcome(job, end.outcome)
-            recorded: dict[str, Any] = {"outcome": outcome, "log_kept": min(end.log_kept, cap)}
+            outcome, log_kept = recorded_outcome(job, end.outcome), min(end.log_kept, cap)
+            pid, began, place = end.pid, end.started_at, end.place
             started = self.transaction.pids.pop(end.job, None)
             if started is not None:  # a short job: its pid is not saved yet, so save both in one row
-                began = end.started_at or started.started_at
-                recorded |= {"pid": started.pid, "started_at": began, "place": started.place}
-            self.transaction.ends.append(replace(end, **recorded))
+                pid, began, place = started.pid, began or started.started_at, started.place
+            end = replace(end, outcome=outcome, log_kept=log_kept, pid=pid, started_at=began, place=place)
+            self.transaction.ends.append(end)
             self._changed.set()
 
     def _forget_logs(self, jobs: Iterable[JobId]) -> None:
