@@ -56,14 +56,25 @@ class Home:
         env, cwd = self.env | (env or {}), cwd or self.folder
         if not self.prefix and (done := forking.run(arguments, env, cwd, read, DEADLINE)) is not None:
             return done
+        return self.execute(sys.executable, "-m", "bgctl", *arguments, env=env, cwd=cwd, read=read)
+
+    def execute(
+        self,
+        *command: str,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        read: str = "",
+        timeout: float = DEADLINE,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end as `bgctl` does."""
         return subprocess.run(
-            [*self.prefix, sys.executable, "-m", "bgctl", *arguments],
-            env=env,
-            cwd=cwd,
+            [*self.prefix, *command],
+            env=self.env | (env or {}),
+            cwd=cwd or self.folder,
             input=read,
             capture_output=True,
             text=True,
-            timeout=DEADLINE,
+            timeout=timeout,
             check=False,
         )
 

@@ -174,14 +174,7 @@ def test_asking_for_a_result_after_shutdown_starts_a_daemon_at_once(home, shutdo
         "    print(job.result())\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=home.env,
-        cwd=home.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = home.execute(sys.executable, "-c", program)
 
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
 

@@ -15,13 +15,7 @@ from tests.support import DEADLINE
 @pytest.mark.parametrize("verb", ["info", "list", "stats"])
 def test_a_full_disk_under_stdout_is_one_line_of_error(daemon, verb):
     daemon.bgctl("submit", "true")
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m bgctl {verb} > /dev/full"],
-        env=daemon.env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = daemon.execute("sh", "-c", f"{sys.executable} -m bgctl {verb} > /dev/full")
 
     assert done.returncode == 1
     assert done.stderr == "bgctl: cannot write to stdout: No space left on device\n"

@@ -44,15 +44,7 @@ class Machine(Daemon):
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a daemon that exits by itself."""
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "bgd", *arguments],
-            env=self.env | env,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        return self.execute(sys.executable, "-P", "-m", "bgd", *arguments, env=env)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

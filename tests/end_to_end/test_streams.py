@@ -12,7 +12,7 @@ from functools import partial
 
 from bgd import AsyncClient, AsyncJob, Client, State
 from bgd.wire.views import EventView
-from tests.support import DEADLINE, Daemon, Home, wait_until
+from tests.support import Daemon, Home, wait_until
 
 KILLS = 3
 LINES = 200
@@ -83,14 +83,7 @@ def test_others_may_start_a_lost_daemon_first(home: Home):
 
 
 def run(home: Home, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=home.env,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return home.execute(sys.executable, "-c", program, *arguments)
 
 
 def is_long(output: bytearray, mark: int) -> bool:

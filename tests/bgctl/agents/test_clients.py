@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.support import Daemon
+
 BGCTL = Path(sys.executable).with_name("bgctl")
 PATIENCE = 120.0  # seconds for a whole conversation
 LOOKS = 300  # for the tools of the server, which a client starts beside the conversation
@@ -166,19 +168,10 @@ def test_shell_server_and_hooks_of_a_client_share_a_session(daemon, client):
     assert daemon.bgctl("inbox", "--session", session).stdout == ""
 
 
-def converse(daemon: Any, client: str, model: Model) -> subprocess.CompletedProcess[str]:
+def converse(daemon: Daemon, client: str, model: Model) -> subprocess.CompletedProcess[str]:
     """Run a client until the model has nothing more to do."""
     provider = f'{{name="test", base_url="{model.url}/v1", wire_api="responses", env_key="TEST_KEY"}}'
     more = ["-c", f"model_providers.test={provider}"] if client == "codex" else []
-    return subprocess.run(
-        [*COMMANDS[client].split(), *more, "build it"],
-        env=daemon.env
-        | {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-ant-test", "TEST_KEY": "test"}
-        | {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"},
-        cwd=daemon.folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    env = {"ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-ant-test", "TEST_KEY": "test"}
+    env["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+    return daemon.execute(*COMMANDS[client].split(), *more, "build it", env=env, timeout=PATIENCE)
