@@ -18,6 +18,7 @@ from bgctl.agents import hook as hooks
 from tests.support import DEADLINE, serving
 
 BGCTL = [sys.executable, "-m", "bgctl"]
+each_event = pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
 CLIENTS: dict[str, dict[str, Any]] = {
     "claude": {
         "transcript_path": "/home/ada/.claude/projects/-home-ada-app/0199.jsonl",
@@ -82,12 +83,12 @@ def session(request, daemon):
     return Session(daemon, request.param)
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+@each_event
 def test_without_news_a_hook_says_nothing(session, event):
     assert session.hook(event) == ""
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+@each_event
 def test_an_end_is_told_once(session, event):
     job = session.job("sh", "-c", "echo no rule to make it; exit 2")
     session.job("true", session="another")
@@ -252,14 +253,14 @@ def test_input_that_is_too_long_is_not_read_to_its_end(monkeypatch, capsys):
     assert (shown.out, shown.err.startswith("bgctl: hook: JSONDecodeError: ")) == ("", True)
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+@each_event
 def test_without_a_daemon_a_hook_says_so_on_stderr_alone(home, event):
     for client in CLIENTS:
         said = fails_quietly(home, Session(home, client).input(event))
         assert "no daemon answers at" in said
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+@each_event
 def test_with_a_broken_configuration_a_hook_says_so_on_stderr_alone(home, event):
     home.configure("[daemon")
     fails_quietly(home, Session(home, "claude").input(event))
@@ -287,7 +288,7 @@ def test_a_daemon_that_does_not_answer_is_given_up_in_time(home):
     assert "does not answer" in said
 
 
-@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+@each_event
 def test_an_answer_that_is_not_read_is_told_again(session, event):
     session.job("true")
     reading, writing = os.pipe()

@@ -169,10 +169,10 @@ class Server:
     def next_line(self):
         return json.loads(self.process.stdout.readline())
 
-    def check_end(self, code):
-        """Check that the server ends and says nothing, and that the job goes on."""
+    def check_end(self, code, said=b""):
+        """Check how the server ends and what it says, and that the job goes on."""
         assert self.process.wait(DEADLINE) == code
-        assert self.process.stderr.read() == b""
+        assert self.process.stderr.read() == said
         assert self.daemon.shown(self.job)["state"] == "running"
 
 
@@ -236,9 +236,7 @@ def test_a_message_that_is_too_long_ends_the_server_in_one_line(server):
     with suppress(BrokenPipeError):
         server.write(b"x" * (MAX_LINE + 1))
 
-    assert server.process.wait(DEADLINE) == 1
-    assert server.process.stderr.read() == b"bgctl: a message on stdin is longer than 1048576 bytes\n"
-    assert server.daemon.shown(server.job)["state"] == "running"
+    server.check_end(1, b"bgctl: a message on stdin is longer than 1048576 bytes\n")
 
 
 def test_without_its_package_one_line_says_what_to_install(monkeypatch, capsys):
