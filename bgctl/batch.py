@@ -224,7 +224,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     def new_batch(self, options: JobOptions, caller: Caller) -> NewBatch:
         """Return the batch to make; raise Refused if a program that is to follow it is missing.
 
-        `options`: of its jobs, of which it has the name.
+        `options`: those of its jobs; the batch takes their name and session.
         """
         follow_ups = {"then": self.then, "catch": self.catch, "finally_": self.finally_}
         try:  # targets are not of this process

@@ -233,7 +233,7 @@ def wants_bar(stream: TextIO) -> bool:
 
 
 def may_ask() -> bool:
-    """Return whether somebody can answer a question on stdin; build servers may give a terminal, too."""
+    """Return whether to ask questions on stdin: never on a build server, even if it has a terminal."""
     return sys.stdin.isatty() and not _is_on("CI")
 
 

@@ -112,7 +112,7 @@ def head_and_tail(job_id: int, parts: Iterable[LogPart], most: int) -> Iterator[
 
 
 def _cut(part: LogPart, size: int) -> tuple[LogPart, LogPart]:
-    """Cut a part in two; the first gets `size` bytes, and the rest of a character there."""
+    """Cut a part in two after `size` bytes, and after a character that begins before."""
     following = part.data[size : size + _LONGEST_CHARACTER]
     size += len(following) - len(following.lstrip(_CONTINUATION))
     times = [(max(start - size, 0), at) for start, at in part.times]
@@ -122,7 +122,7 @@ def _cut(part: LogPart, size: int) -> tuple[LogPart, LogPart]:
 
 _CONTINUATION = bytes(range(0x80, 0xC0))  # every byte of a character in UTF-8 except for the first
 _LONGEST_CHARACTER = 4  # bytes
-_MESSAGES = 500  # bytes that are kept for what bgctl says besides the output
+_MESSAGES = 500  # bytes reserved for the messages of bgctl
 
 
 def leave(daemon: Client, job_id: int, code: int, how_to_return: str) -> int:

@@ -101,7 +101,7 @@ def own_socket() -> str:
 
 
 # --- messages ---------------------------------------------------------------------------------------------
-# bgd_job has the like: it comes to jobs without bgd, also to those of Python 3.9, and importing it takes long
+# bgd_job has similar functions: jobs import it without bgd, even in Python 3.9, and it imports slowly
 
 
 def frame(message: dict[str, object]) -> bytes:

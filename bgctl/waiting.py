@@ -332,7 +332,7 @@ def _cut(line: str) -> list[str]:
 
 
 def compiled(pattern: str, name: str) -> re.Pattern[str]:
-    """Return a regular expression; raise WrongUsage if it is none. `name`: what the user calls it."""
+    """Return a regular expression; raise WrongUsage if it is invalid. `name`: what users call it."""
     try:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:

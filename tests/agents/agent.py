@@ -1,4 +1,4 @@
-"""A coding agent's client: it runs bgctl below time limits, forgets, is killed, and starts again."""
+"""A coding agent: it runs bgctl with time limits, forgets, is killed, and starts again."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Tool:
         return sum(map(len, self._parts.values()))
 
     def ends_within(self, seconds: float, *, or_writes: bool = False) -> bool:
-        """Return whether it ends, or has written something, within some seconds; it goes on if not."""
+        """Return whether it ends, or writes something, within some seconds; otherwise it keeps running."""
         return self._read(time.monotonic() + seconds, only_some=or_writes)
 
     def finish(self, limit: float) -> int | None:
-        """Return the exit code; None: it did not end within the limit, and was killed with its group."""
+        """Return the exit code; None if it was killed with its group because it exceeded the limit."""
         if not self._read(time.monotonic() + limit):
             self._signal(signal.SIGKILL)
             self._read(None)  # what it had written before
@@ -67,9 +67,9 @@ class Tool:
         return code
 
     def abandon(self) -> None:
-        """Close its pipes, as a client that dies does; what it has written before that was told.
+        """Close its pipes, as a client that dies does; what it wrote before counts as told.
 
-        It goes on until it writes.
+        It keeps running until it writes.
         """
         self._signal(signal.SIGSTOP)
         self._read(time.monotonic())
@@ -124,11 +124,11 @@ class Agent:
         self._dice = random.Random(number)
         self._has_hooks = number % 2 == 0
         self._waiter: Tool | None = None
-        self._orphans: list[Tool] = []  # waiters that nobody reads any more
+        self._orphans: list[Tool] = []  # waiters whose pipes were closed
         self._is_lost = False  # an end was not told
 
     def live(self) -> None:
-        """Run all commands, then read the inbox until nothing is left to be told."""
+        """Run all commands, then read the inbox until every end was told."""
         self._begin("startup")
         while self._left > 0:
             [action] = self._dice.choices(list(_ACTIONS), list(_ACTIONS.values()))
@@ -143,7 +143,7 @@ class Agent:
     # --- commands -----------------------------------------------------------------------------------------
 
     def _command(self) -> tuple[str, str]:
-        """Return a command for a shell, which notes its exit code before it ends, and its name there."""
+        """Return a shell command, which records its exit code before it ends, and its name in that record."""
         self._left -= 1
         name, code = f"{self._session}.{self._left}", self._dice.choice(_CODES)
         lines, seconds = self._dice.choice(_LINES), self._dice.choice(_SECONDS)
@@ -169,7 +169,7 @@ class Agent:
         self._cancel_endless()
 
     def _submit(self) -> None:
-        """Queue a command; the inbox will tell how it ends."""
+        """Queue a command; the inbox tells how it ends."""
         script, _ = self._command()
         self._queue("submit", "--shell", script)
 
@@ -223,7 +223,7 @@ class Agent:
     # --- the server ---------------------------------------------------------------------------------------
 
     def _ask_server(self) -> None:
-        """Start the server, as the agent does, and have it run some commands; it may be killed with it."""
+        """Start the server and let it run some commands; it may be killed meanwhile."""
         self._ledger.counts["servers"] += 1
         scripts = [self._command()[0] for _ in range(3)]
         anyio.run(self._talk, scripts, self._dice.choice([2.0, 4.0, DEADLINE]))
@@ -269,7 +269,7 @@ class Agent:
     # --- the inbox ----------------------------------------------------------------------------------------
 
     def _begin(self, source: str) -> None:
-        """Start as a new process of the agent: hear what happened, and wait for more in the background."""
+        """Start as a new process of the agent: ask what happened, and wait for more in the background."""
         if self._has_hooks:
             self._hook("SessionStart", source=source)
         else:
@@ -291,7 +291,7 @@ class Agent:
             self._hook("UserPromptSubmit", prompt="go on")
 
     def _wake(self) -> None:
-        """Read what the waiter was told; it may be killed while it writes, and is if nothing will be told."""
+        """Read what the waiter was told. It may be killed as it writes, and is killed if no end is left."""
         waiter, is_killed = self._taken_waiter(), self._dice.random() < _CRUELTY
         while not waiter.ends_within(_PATIENCE, or_writes=is_killed):
             if self._world.is_silent(self._session) and not waiter.ends_within(_PATIENCE):
@@ -413,7 +413,7 @@ _REST = 0.3  # how often an agent ends its turn after a command
 _REMEMBERED = 0.6
 _HALF = 0.5
 _CRUELTY = 0.25  # how often a waiter is killed as soon as it has written something
-_PATIENCE = 1.0  # seconds until an agent that nothing has woken is looked after
+_PATIENCE = 1.0  # seconds without a wake-up until it is checked whether one is due
 _MOST_AT_ONCE = 65_536  # bytes of a read
 _OF_HOOK = re.compile(
     r"^(\d+)(?: endless)? (succeeded|failed|cancelled)(?: \((.*?)\))?(?: after \S+?)?(, redelivered)?$",

@@ -26,7 +26,7 @@ REMOVED = "remove"
 
 
 def session_of(spec: JobSpec) -> str | None:
-    """Return the session of a job; without dice, so that what each seed does stays as it was."""
+    """Return the session of a job; roll no dice, so that each seed keeps its history."""
     return SESSIONS[(spec.priority or 0) % len(SESSIONS)]
 
 
@@ -40,7 +40,7 @@ class Readers:
 
     def __init__(self, machine: Machine, seed: int) -> None:
         self._machine = machine
-        self._dice = random.Random(~seed)  # its own, so that other histories stay as they were
+        self._dice = random.Random(~seed)  # dice of its own, so that other histories do not change
         self._open: list[Reader] = []
         self._acknowledged: set[int] = set()
         self.known: dict[int, JobEnd] = {}
@@ -68,7 +68,7 @@ class Readers:
         return f"a reader asks for {limit} ends{' and waits' if wait else ''}"
 
     def read_all(self, run_out: Callable[[], None]) -> None:
-        """Read all inboxes to their end; `run_out`: lets everything happen that will."""
+        """Read all inboxes to their end; `run_out` runs the machine until nothing happens any more."""
         for reader in self._open:
             reader.leave()
         reader, self._open = Reader(self._machine.life, self._heard), []
@@ -104,14 +104,14 @@ class Readers:
 
 
 class Reader:
-    """A connection in place of a ClientConnection, and what has come over it and was not acknowledged."""
+    """Stands in for a ClientConnection, and holds the ends that came over it until they are acknowledged."""
 
     def __init__(self, life: SupervisorLife, heard: Callable[[Reader, Reply], None]) -> None:
         self.life = life
         self.pid = self.uid = 0
         self.when_lost: list[Callable[[], None]] = []
         self.held: dict[int, JobEnd] = {}
-        self.asked: dict[int, list[int]] = {}  # what is about to be acknowledged, by the ids of requests
+        self.asked: dict[int, list[int]] = {}  # events to be acknowledged, by the ids of requests
         self.peeks: set[int] = set()
         self.is_used = False
         self._heard = heard
@@ -163,9 +163,9 @@ class Reader:
 
 
 def check_inboxes(disk: sqlite3.Connection, readers: Readers, stream: Iterable[EventView]) -> Counter[str]:
-    """Check that each end of a job with a session has reached a reader once, and is in no inbox any more.
+    """Check that each end of a job with a session has reached a reader once, and has left its inbox.
 
-    What ends twice in one transaction has one end: the first was never on disk.
+    A job that ends twice in one transaction has one end: the first was never on disk.
     """
     assert not readers.problems, readers.problems[0]
     (left,) = disk.execute("SELECT count(*) FROM inbox").fetchone()
@@ -179,7 +179,7 @@ def check_inboxes(disk: sqlite3.Connection, readers: Readers, stream: Iterable[E
     told = Counter(end.job for end in readers.known.values())
     sessions = dict(disk.execute("SELECT id, session FROM jobs").fetchall())
     for job in ends.keys() | told.keys():
-        if job not in sessions:  # removed, perhaps before somebody has read its end
+        if job not in sessions:  # removed, perhaps before its end was read
             assert told[job] <= ends[job], f"job {job} ended {ends[job]} times: {told[job]} are told"
         else:
             expected = ends[job] if sessions[job] else 0
