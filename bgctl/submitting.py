@@ -188,8 +188,8 @@ def run_command(
     Ctrl-C leaves the job running; a second Ctrl-C cancels it. The exit code is the job's own, or 128+N after
     signal N, 124 after its timeout, 127 or 126 if it could not be started, 143 if it was cancelled, else 125.
 
-    --max-output prints the beginning of the output as it comes and its end when the job has finished: SIZE
-    bytes with the messages of bgctl, which say how much is left out in between and how to read it.
+    --max-output prints the beginning of the output as it comes, and its end when the job has finished: at
+    most SIZE bytes with the messages of bgctl, which say how much is left out and how to read it.
     """
     if interactive:
         from bgctl.attaching import attach, check_terminal  # noqa: PLC0415 - it imports an event loop
