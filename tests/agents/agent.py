@@ -154,9 +154,7 @@ class Agent:
         """Run a command in the foreground, below a time limit that may be too short for it."""
         script, name = self._command()
         tool, code = self._call("run", "--max-output", "4KB", "--shell", script, limit=self._limit())
-        for job, state, details in _OF_RUN.findall(tool.err):
-            codes = [0] if state == "succeeded" else list(map(int, re.findall(r"exit code (\d+)", details)))
-            self._tell(int(job), "wait", {"outcome": details, "exit_code": codes[0] if codes else None})
+        self._read_run(tool)
         if code is not None and code != NO_DAEMON:
             self._ledger.exits.append((name, code))
         self._note(tool, code, has_news=code != NO_DAEMON)
@@ -165,8 +163,15 @@ class Agent:
         """Run a command that does not end. Its job outlives it: find it by its session, and cancel it."""
         self._left -= 1
         tool, code = self._call("run", *_ENDLESS, limit=self._dice.uniform(0.1, 0.5))
+        self._read_run(tool)
         self._note(tool, code, has_news=code == UNKNOWN)  # its launcher was killed
         self._cancel_endless()
+
+    def _read_run(self, tool: Tool) -> None:
+        """Record the end that `run` has printed, perhaps just before it was killed."""
+        for job, state, details in _OF_RUN.findall(tool.err):
+            codes = [0] if state == "succeeded" else list(map(int, re.findall(r"exit code (\d+)", details)))
+            self._tell(int(job), "wait", {"outcome": details, "exit_code": codes[0] if codes else None})
 
     def _submit(self) -> None:
         """Queue a command; the inbox tells how it ends."""
