@@ -305,15 +305,19 @@ class _Viewer:
     def begin(self, snapshot: Snapshot, version: int, newest: int, rendered: dict[str, str]) -> None:
         """Send everything if the snapshot is newer than the page.
 
-        If it may be older or newer, send the parts without a version; what the page shows and has changed
-        since `version` is in the next snapshot, which is sure to follow.
+        If it may be older or newer, send the parts without a version, except rows of a snapshot that may be
+        older; what the page shows and has changed since `version` is in the next snapshot, which is sure to
+        follow.
         """
         self.is_behind = version <= self._version < newest
+        rows = set(snapshot.order)
         if version > self._version:
             self.add(version, rendered, snapshot.order)
         elif newest >= self._version:
-            parts = {id_: rendered[id_] for id_, part in snapshot.parts.items() if not part.has_version}
-            self.add(self._version, parts, snapshot.order if parts.keys() & set(snapshot.order) else None)
+            old = rows if version < self._version else set()
+            wanted = [id_ for id_, part in snapshot.parts.items() if not part.has_version and id_ not in old]
+            parts = {id_: rendered[id_] for id_ in wanted}
+            self.add(self._version, parts, snapshot.order if parts.keys() & rows else None)
 
     def add(self, version: int, rendered: dict[str, str], order: list[str] | None) -> None:
         self._version = version

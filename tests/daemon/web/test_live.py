@@ -336,6 +336,16 @@ def test_a_page_that_is_newer_than_what_others_see_is_sent_nothing_old(version, 
     assert viewer.take()["parts"] == ({"job-1": "running"} if sent else {})
 
 
+@pytest.mark.parametrize(("version", "is_sent"), [(2, True), (3, True), (4, False), (5, False), (6, False)])
+def test_a_page_never_gets_a_row_with_usage_that_may_be_older_than_itself(version, is_sent):
+    viewer = _Viewer(version)
+    row = Part({"usage": "97%"}, str, has_version=False)
+
+    viewer.begin(Snapshot({"job-1": row}, ["job-1"]), 3, 5, {"job-1": "running"})
+
+    assert viewer.take()["parts"] == ({"job-1": "running"} if is_sent else {})
+
+
 @pytest.mark.parametrize(
     ("version", "is_sent", "is_behind"),
     [(2, True, False), (3, False, True), (4, False, True), (5, False, False), (6, False, False)],
