@@ -266,11 +266,14 @@ class AgentTools:
 
     async def _head_and_tail(self, view: JobView, said: str, lines: int | None = None) -> str:
         """Show the output of the latest attempt, or its last lines; leave out the middle if it is long."""
-        tail, end = b"", 0
+        tail, size, end = b"", 0, 0
         async for part in self._daemon.logs(view.id, attempt=view.attempt, tail=lines or _LAST_LINES):
             tail, end = (tail + part.data)[-_PAGE:], part.offset + len(part.data)
+            size += len(part.data)
         text = plain(tail)
-        if end > len(tail) and lines is None:
+        if lines is not None and size > len(tail):
+            text = f"[{size - len(tail)} bytes of these lines left out]\n{text}"
+        elif lines is None and end > len(tail):
             tail = tail[-_TAIL:]
             head, at, _ = await self._piece(view.id, view.attempt, 0, min(_HEAD, end - len(tail)))
             left_out = f"[{end - len(tail) - at} bytes left out: cursor {view.attempt}:{at}]"

@@ -225,6 +225,9 @@ async def test_the_last_lines_of_an_output(answer):
     job = id_in(await answer("submit", shell="seq 5000", wait=45))
 
     assert output_in(await answer("read", job=job, tail=2)) == "4999\n5000"
+    first, *lines = output_in(await answer("read", job=job, tail=1000)).splitlines()
+    assert first == f"[{5 * (1000 - len(lines))} bytes of these lines left out]"
+    assert (lines[-1], len(lines) > 500) == ("5000", True)
 
 
 async def test_lines_that_match(answer):
