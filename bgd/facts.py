@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from bgd.brief import short_duration
 from bgd.formatting import (
     executor_line,
-    memory_of,
+    is_slow,
     number_ranges,
     options_of,
     outcome_in_words,
     retries_line,
     rules_line,
-    slowness,
-    tokens_line,
 )
 from bgd.units import format_duration
 from bgd.wire.views import AttemptView, JobView
@@ -66,22 +65,25 @@ def facts_of(view: JobView) -> list[Fact]:
         ("follow-up", f"job {number_ranges(view.follow_ups)}" if view.follow_ups else ""),
         ("submitted", Instant(view.created_at)),
         ("expires", Instant(view.expires_at) if view.expires_at else ""),
-        ("speed", slowness(view)),
+        ("speed", f"slower than usual (up to {short_duration(view.usual_seconds)})" if is_slow(view) else ""),
     )
 
 
 def facts_of_attempt(attempt: AttemptView) -> list[Fact]:
     """Return the facts about an attempt, without its outcome, error and log."""
     is_over = attempt.outcome is not None
+    # of all its processes if that is known, else of the largest
+    memory = attempt.max_rss_bytes if attempt.memory_peak_bytes is None else attempt.memory_peak_bytes
+    tokens = "; ".join(f"{name} {', '.join(held)}" for name, held in attempt.tokens.items())
     used = [
         "" if attempt.user_seconds is None else f"{attempt.user_seconds:.2f}s user",
         "" if attempt.system_seconds is None else f"{attempt.system_seconds:.2f}s system",
-        "" if (memory := memory_of(attempt)) is None else f"{memory / 1e6:.1f}MB",
+        "" if memory is None else f"{memory / 1e6:.1f}MB",
     ]
     return _known(
         ("started", Instant(attempt.started_at) if attempt.started_at else ""),
         ("ran on" if is_over else "runs on", executor_line(attempt)),
-        ("held" if is_over else "holds", tokens_line(attempt)),
+        ("held" if is_over else "holds", tokens),
         ("process", str(attempt.pid) if attempt.pid and not is_over else ""),
         ("used", ", ".join(filter(None, used))),
         ("killed", f"leftover {attempt.leftovers}" if attempt.leftovers else ""),

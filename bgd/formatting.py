@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from bgd.brief import arguments_of, percent, quoted, short_duration
+from bgd.brief import arguments_of, percent, quoted
 from bgd.core.explain import Explanation, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
@@ -99,11 +99,6 @@ def attempt_in_words(attempt: AttemptView, *, is_suspended: bool) -> str:
 _NEEDS_NODE = "waiting for a node"
 
 
-def memory_of(attempt: AttemptView) -> int | None:
-    """Return peak memory in bytes: of all its processes if that is known, else of the largest."""
-    return attempt.max_rss_bytes if attempt.memory_peak_bytes is None else attempt.memory_peak_bytes
-
-
 def usage_line(usage: JobUsage) -> str:
     """Return what a job uses now on one line, for example "97% CPU, 120MB, 3 processes"."""
     processes = f"{usage.processes} process{'es' * (usage.processes != 1)}"
@@ -147,11 +142,6 @@ def _option_text(name: str, value: Any) -> str:  # noqa: PLR0911 - a line for ea
     return f"{value}%" if kind is Percent else str(value)
 
 
-def tokens_line(attempt: AttemptView) -> str:
-    """Return the tokens that an attempt holds or held on one line, for example "gpu 0, 1"; empty: none."""
-    return "; ".join(f"{name} {', '.join(held)}" for name, held in attempt.tokens.items())
-
-
 def batch_as_json(view: BatchView) -> dict[str, Any]:
     """Return a batch as JSON shows it."""
     follow_ups = {"then": view.then, "catch": view.catch, "finally": view.finally_}
@@ -181,11 +171,6 @@ def is_slow(view: JobView) -> bool:
     if view.usual_seconds is None or view.run_seconds is None or view.state in WAITING:
         return False
     return view.run_seconds > view.usual_seconds
-
-
-def slowness(view: JobView) -> str:
-    """Return in words that a job is slower than usual; empty if it is not."""
-    return f"slower than usual (up to {short_duration(view.usual_seconds)})" if is_slow(view) else ""
 
 
 def state_in_words(view: JobView) -> str:

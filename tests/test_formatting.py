@@ -14,13 +14,13 @@ from bgctl.common import local_time
 from bgd.brief import percent, progress_line, quoted, run_time, short_duration
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
+from bgd.facts import facts_of
 from bgd.formatting import (
     _NOT_STARTED,
     explanation_as_json,
     iso_time,
     number_ranges,
     retries_line,
-    rules_line,
     state_in_words,
 )
 from bgd.wire.launching import NotStarted
@@ -115,8 +115,8 @@ def test_run_time_is_the_measured_one_whatever_the_wall_clock_says():
 def test_rules_are_formatted_on_one_line():
     job = replace(view_of(1), on_exceptions={"OSError": "retry", "app.Gone": "fail"})
 
-    assert rules_line(job) == "OSError: retry, app.Gone: fail"
-    assert rules_line(view_of(1)) == ""
+    assert dict(facts_of(job))["on errors"] == "OSError: retry, app.Gone: fail"
+    assert "on errors" not in dict(facts_of(view_of(1)))
 
 
 def test_consecutive_numbers_become_a_range():

@@ -12,7 +12,8 @@ from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
 from bgd.daemon.storage.summaries import Run, UsualTimes
-from bgd.formatting import is_slow, slowness
+from bgd.facts import facts_of
+from bgd.formatting import is_slow
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 
@@ -117,7 +118,7 @@ async def test_a_job_is_slow_that_takes_longer_than_95_of_100_of_its_name(store)
     assert await usual_of(store, usual, 22) == (None, False)  # it waits
     assert await usual_of(store, usual, 31) == (None, False)
     assert await usual_of(store, usual, 32) == (None, False)
-    assert slowness(await with_usual(store, usual, 20)) == "slower than usual (up to 19s)"
+    assert ("speed", "slower than usual (up to 19s)") in facts_of(await with_usual(store, usual, 20))
 
 
 async def test_a_usual_time_is_computed_once_for_a_while_and_for_a_few_names_at_a_time(store, monkeypatch):
