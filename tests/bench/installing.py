@@ -15,22 +15,14 @@ from tests.support import wait_until
 
 CACHE = Path(os.environ.get("BGD_BENCH_CACHE") or Path.home() / ".cache/bgd-bench")
 
-# Celery needs packaging, but does not declare it
-PYTHON_PACKAGES = (
-    *(
-        "rq",
-        "huey",
-        "celery",
-        "redis",
-        "packaging",
-        "dramatiq[redis]",
-        "procrastinate",
-        "psycopg[binary,pool]",
-    ),
-    "hyperqueue",
-    "dbos",
-    "oban; python_version >= '3.12'",
+# What class_jobs/enqueue.py imports. Celery needs packaging, but does not declare it
+QUEUES = (
+    *("rq", "huey", "celery", "redis", "packaging", "dramatiq[redis]"),
+    *("procrastinate", "psycopg[binary,pool]"),
 )
+PYTHON_PACKAGES = (*QUEUES, "hyperqueue", "dbos")
+OBAN_PACKAGES = (*QUEUES, "oban")
+OBAN_PYTHON = (3, 12)  # the oldest that it runs on
 
 # Programs with the packages that contain them and their libraries
 DEBIAN_PACKAGES = {
@@ -48,15 +40,28 @@ NOBODY = 65534  # PostgreSQL does not run as root
 
 def peers_python() -> Path:
     """Return the Python that has the peers; install them for it when one is missing."""
-    folder = CACHE / "peers"
-    wanted = "\n".join(PYTHON_PACKAGES)
-    complete = folder / "complete"
-    if not complete.exists() or complete.read_text() != wanted:
-        say(f"installing {', '.join(PYTHON_PACKAGES)} into {folder}")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", *PYTHON_PACKAGES], check=True)
-        complete.write_text(wanted)
-    return folder / "bin/python"
+    return _python_with(PYTHON_PACKAGES, "peers", sys.executable)
+
+
+def oban_python() -> Path:
+    """Return the Python that has Oban. It may be newer than that of bgd and of the other peers."""
+    return _python_with(
+        OBAN_PACKAGES, "oban", sys.executable if sys.version_info >= OBAN_PYTHON else new_enough_python()
+    )
+
+
+def new_enough_python() -> str:
+    """Return the oldest Python on PATH that is new enough for Oban: it is the fairest to bgd."""
+    first, oldest = OBAN_PYTHON
+    for minor in range(oldest, oldest + 5):
+        name = f"python{first}.{minor}"
+        # what is found may not run: a shim of pyenv stands for Pythons that are not chosen
+        try:
+            subprocess.run([name, "-c", "import ensurepip"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return name
+    raise RuntimeError(f"no Python {first}.{oldest} or newer that can make a virtual environment is on PATH")
 
 
 def program(name: str) -> tuple[str, dict[str, str]]:
@@ -136,6 +141,18 @@ def _server(
         finally:
             server.terminate()
             server.wait()
+
+
+def _python_with(packages: tuple[str, ...], name: str, python: str) -> Path:
+    folder = CACHE / name
+    wanted = "\n".join(packages)
+    complete = folder / "complete"
+    if not complete.exists() or complete.read_text() != wanted:
+        say(f"installing {', '.join(packages)} into {folder}")
+        subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([folder / "bin/pip", "install", "--quiet", *packages], check=True)
+        complete.write_text(wanted)
+    return folder / "bin/python"
 
 
 def _postgresql_programs() -> Path:

@@ -25,7 +25,8 @@ PROGRAMS = {
     "postgresql": ("postgresql", "postgresql-15"),
 }
 PYTHON_PACKAGES = ("rq", "huey", "celery", "dramatiq", "procrastinate", "hyperqueue")
-BROKERS = dict.fromkeys(("rq", "celery", "dramatiq"), "redis") | {"procrastinate": "postgresql"}
+BROKERS = dict.fromkeys(("rq", "celery", "dramatiq"), "redis")
+BROKERS |= dict.fromkeys(("oban", "procrastinate"), "postgresql")
 
 
 def revision() -> str:
@@ -55,10 +56,12 @@ def versions() -> dict[str, str]:
     """Return the version of each system that is installed, brokers included."""
     found = {name: _of_debian(*place) for name, place in PROGRAMS.items()}
     found |= {name: _of_python(name) for name in PYTHON_PACKAGES}
-    found |= {"bgd": revision(), "pueue": _printed("pueue", "--version")}
+    found |= {"bgd": revision(), "oban": _of_python("oban", "oban"), "pueue": _printed("pueue", "--version")}
     for name, broker in BROKERS.items():
         title = {"redis": "Redis", "postgresql": "PostgreSQL"}[broker]
         found[name] = f"{found[name]}, {title} {found[broker]}" if found[name] and found[broker] else ""
+    if found["oban"]:
+        found["oban"] += f", Python {_printed(str(CACHE / 'oban/bin/python'), '--version').split()[-1]}"
     return {name: version for name, version in found.items() if version}
 
 
@@ -70,8 +73,8 @@ def _of_debian(program: str, package: str) -> str:
     return _printed("dpkg-query", "--show", "--showformat", "${Version}", package)
 
 
-def _of_python(name: str) -> str:
-    for folder in CACHE.glob(f"peers/lib/*/site-packages/{name}-*.dist-info"):
+def _of_python(name: str, environment: str = "peers") -> str:
+    for folder in CACHE.glob(f"{environment}/lib/*/site-packages/{name}-*.dist-info"):
         return folder.name.removesuffix(".dist-info").partition("-")[2]
     return ""
 

@@ -8,7 +8,6 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,10 +39,11 @@ Rates = Mapping[str, float | None]  # one_by_one, at_once, bulk: jobs a second; 
 def library(name: str, amounts: Amounts) -> Rates:
     """Return the rates of a Python library, which runs with the peers' Python."""
     broker = installing.postgresql if name in {"oban", "procrastinate"} else installing.redis
+    python = installing.oban_python() if name == "oban" else installing.peers_python()
     numbers = (amounts.one_by_one, amounts.clients, amounts.each, amounts.bulk)
     with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
         run = subprocess.run(
-            [installing.peers_python(), PROGRAMS / "enqueue.py", name, *map(str, numbers)],
+            [python, PROGRAMS / "enqueue.py", name, *map(str, numbers)],
             cwd=folder,
             env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
             capture_output=True,
@@ -54,12 +54,6 @@ def library(name: str, amounts: Amounts) -> Rates:
         raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')[-2000:]}")
     rates: dict[str, float | None] = json.loads(run.stdout)
     return rates
-
-
-def oban(amounts: Amounts) -> Rates:
-    if sys.version_info < (3, 12):
-        raise RuntimeError("Oban for Python needs Python 3.12")
-    return library("oban", amounts)
 
 
 def beanstalkd(amounts: Amounts) -> Rates:
@@ -114,7 +108,7 @@ PEERS: dict[str, Callable[[Amounts], Rates]] = {
     "dramatiq": lambda amounts: library("dramatiq", amounts),
     "huey": lambda amounts: library("huey", amounts),
     "procrastinate": lambda amounts: library("procrastinate", amounts),
-    "oban": oban,
+    "oban": lambda amounts: library("oban", amounts),
     "beanstalkd": beanstalkd,
     "task_spooler": task_spooler,
     "nq": nq,

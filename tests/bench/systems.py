@@ -126,7 +126,8 @@ SYSTEMS = {
         "asyncio in a process",
         "a worker's job stays in progress until another one rescues it",
         "all",
-        "PostgreSQL as installed, synchronous_commit=on; enqueue, enqueue_many; needs Python 3.12",
+        "PostgreSQL as installed, synchronous_commit=on; enqueue, enqueue_many; a newer Python"
+        " than the others have, since it needs 3.12",
     ),
     "beanstalkd": System(
         "beanstalkd",

@@ -9,7 +9,16 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from tests.bench import __main__ as program
-from tests.bench import bench_class_jobs, bench_commands, bench_start, compare, page, plot, submit_peers
+from tests.bench import (
+    bench_class_jobs,
+    bench_commands,
+    bench_start,
+    compare,
+    installing,
+    page,
+    plot,
+    submit_peers,
+)
 from tests.bench.systems import SYSTEMS, VARIANTS, label, system_of
 from tests.bench.tables import SECTIONS
 from tests.docs.pages import first_cells, rows_of, section
@@ -72,6 +81,19 @@ def test_beanstalkd_is_compared_with_bare_frames(tmp_path):
     won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
 
     assert rows_of(won)[0][1:] == ["beanstalkd (2)", ""]
+
+
+def test_a_python_that_does_not_run_is_not_taken_for_a_peer_that_needs_a_newer_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"no Python 3\.12 or newer"):
+        installing.new_enough_python()
+
+    for minor, code in {12: 127, 13: 0, 14: 0}.items():  # a shim that stands for no Python exits with 127
+        program = tmp_path / f"python3.{minor}"
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+
+    assert installing.new_enough_python() == "python3.13"
 
 
 def test_a_table_has_the_best_first_and_names_what_is_missing(tmp_path):
