@@ -1,7 +1,4 @@
-"""How long do whole commands take? P9: `bgctl submit` and `bgctl run true`, beside an import of msgspec.
-
-And beside the programs of task-spooler and nq.
-"""
+"""How long do whole commands take? P9: those of bgctl beside `python -c pass`, task-spooler and nq."""
 
 from __future__ import annotations
 
@@ -32,10 +29,11 @@ def main() -> None:
     times = min(options.rounds, 3) if options.quick else options.rounds
     bgctl = str(Path(sys.executable).with_name("bgctl"))
     commands = {
-        "python": [sys.executable, "-c", "import msgspec"],
+        "python": [sys.executable, "-c", "pass"],
         "submit": [bgctl, "submit", "true"],
         "run": [bgctl, "run", "true"],
         "list": [bgctl, "list"],
+        "show": [bgctl, "show", "1"],
         "help": [bgctl, "--help"],
     }
     peers = Peers()
@@ -57,8 +55,8 @@ def main() -> None:
     median = {name: sorted(values)[len(values) // 2] for name, values in taken.items()}
     report(
         "start",
-        p9_submit_times_python=round(median["submit"] / median["python"], 2),
-        p9_run_times_python=round(median["run"] / median["python"], 2),
+        p9_submit_times_pass=round(median["submit"] / median["python"], 2),
+        p9_run_times_pass=round(median["run"] / median["python"], 2),
         milliseconds={name: spread(values) for name, values in taken.items()},
         missing=peers.missing,
     )

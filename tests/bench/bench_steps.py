@@ -29,6 +29,7 @@ CONFIGURATION = f"""
     isolation = "{Isolation.REUSE}"
 """
 AT_ONCE = 32  # jobs
+PEER = "dbos"
 DEADLINE = 600.0  # seconds
 
 
@@ -72,7 +73,7 @@ def main() -> None:
     peers = Peers()
     for _ in range(options.rounds):
         found = bgd_rates(each, each)
-        found |= {} if options.no_peers else peers.ask("dbos", partial(dbos_rates, each // 10)) or {}
+        found |= {} if options.no_peers else peers.ask(PEER, partial(dbos_rates, each // 10)) or {}
         for name, rate in found.items():
             rates.setdefault(name, []).append(rate)
     report(

@@ -24,7 +24,7 @@ PROGRAMS = {
     "redis": ("redis-server", "redis-server"),
     "postgresql": ("postgresql", "postgresql-15"),
 }
-PYTHON_PACKAGES = ("rq", "huey", "celery", "dramatiq", "procrastinate", "hyperqueue")
+PYTHON_PACKAGES = ("rq", "huey", "celery", "dramatiq", "procrastinate", "hyperqueue", "dbos")
 BROKERS = dict.fromkeys(("rq", "celery", "dramatiq"), "redis")
 BROKERS |= dict.fromkeys(("oban", "procrastinate"), "postgresql")
 

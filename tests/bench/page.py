@@ -56,8 +56,10 @@ def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison
             [(each.name, *each[1:-1]) for each in SYSTEMS.values()],
         ),
         (
-            "Durable systems were set to fsync each change. The other systems do less: only bgd writes a log"
-            " file, can stop a process tree, and durably records each start and end."
+            "Durable systems were set to fsync each change. Of those that run commands, only bgd has each"
+            " job, its start and its end on disk, with fsync; as set up here, only bgd, nq and pueue keep the"
+            " output of a job. The libraries keep no output. Most of them run jobs on many machines, which"
+            " bgd does only by way of Slurm."
         ),
     ]
     if any(result["quick"] for result in results.values()):
@@ -87,15 +89,13 @@ def _setting(results: Mapping[str, Result]) -> Iterator[str]:
 def _summary(tables: Mapping[str, Sequence[Comparison | Growth]]) -> Iterator[str]:
     yield "## Won and lost"
     yield (
-        "The number behind a system says how many times as fast bgd is. Where two are given, they are for 2"
-        " and 8 slots. Systems within 5 % of bgd are in neither column."
+        "The number behind a name says how many times as fast bgd is, or how many times as small. Where two"
+        " are given, they are for the two columns of the table. What is within 5 % of bgd is in neither"
+        " column; what is better than bgd in one of its numbers counts as lost."
     )
     rows = []
     for part in (part for parts in tables.values() for part in parts if isinstance(part, Comparison)):
-        found = {
-            name: ratios for name, ratios in _ratios(part).items() if system_of(name) not in {None, "bgd"}
-        }
-        if found:
+        if found := _ratios(part):
             faster = [name for name, ratios in found.items() if min(ratios) > 1 + NEAR]
             slower = [name for name, ratios in found.items() if min(ratios) < 1 - NEAR]
             link = f"[{part.title}](#{_anchor(part.title)})"
@@ -132,15 +132,18 @@ def _by_hand() -> Iterator[str]:
 
 
 def _comparison_table(part: Comparison) -> Iterator[str]:
-    ratios = _ratios(part)
+    better = "good" if part.is_less_better else "fast"
+    last, compared = f"bgd is … times as {better}", _ratios(part)
+    if part.multiples_of is not None:
+        last, compared = f"times {_label(part.multiples_of)}", _multiples(part, part.multiples_of)
     rows = []
     for name in _best_first(part):
         shown = f"**{_label(name)}**" if name == part.ours else _label(name)
-        ratio = [_times(ratios[name])] if name in ratios else [""]
-        rows.append((shown, *map(_figure, part.rows[name]), *(ratio if ratios else [])))
+        rows.append(
+            (shown, *map(_figure, part.rows[name]), *([_times(compared.get(name, []))] * bool(compared)))
+        )
     columns = [f"{column}, {part.unit}" if column else part.unit for column in part.columns]
-    better = "times as good" if part.is_less_better else "times as fast"
-    yield _table(("", *columns, *([f"bgd is … {better}"] if ratios else [])), rows)
+    yield _table(("", *columns, *([last] * bool(compared))), rows)
     if part.missing:
         yield (
             "Not measured: "
@@ -174,7 +177,7 @@ def _picture(part: Comparison | Growth) -> str:
 
 
 def _ratios(part: Comparison) -> dict[str, list[float]]:
-    """Return for other rows how many times as fast, or as small, ours is, in each column."""
+    """Return for rows of others how many times as fast, or as small, ours is, in each column."""
     if part.ours is None or part.ours not in part.rows:
         return {}
     found: dict[str, list[float]] = {}
@@ -182,9 +185,17 @@ def _ratios(part: Comparison) -> dict[str, list[float]]:
         ours = part.rows[part.instead.get(name, part.ours)]
         pairs = zip(map(_middle, ours), map(_middle, values), strict=True)
         ratios = [(b / a if part.is_less_better else a / b) for a, b in pairs if a and b]
-        if name != part.ours and ratios:
+        if ratios and not _is_ours(name):
             found[name] = ratios
     return found
+
+
+def _multiples(part: Comparison, unit: str) -> dict[str, list[float]]:
+    """Return the first column of each row as a multiple of that of the row `unit`."""
+    base = _middle(part.rows[unit][0])
+    return {
+        name: [value / base] for name, values in part.rows.items() if base and (value := _middle(values[0]))
+    }
 
 
 def _best_first(part: Comparison) -> list[str]:

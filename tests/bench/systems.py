@@ -129,6 +129,15 @@ SYSTEMS = {
         "PostgreSQL as installed, synchronous_commit=on; enqueue, enqueue_many; a newer Python"
         " than the others have, since it needs 3.12",
     ),
+    "dbos": System(
+        "DBOS",
+        "Python calls of workflows and their steps",
+        "yes: SQLite, fsync",
+        "a thread of the program that started it",
+        "a workflow continues after its last step when the program starts again",
+        "all",
+        "SQLite as installed; only steps are measured",
+    ),
     "beanstalkd": System(
         "beanstalkd",
         "bytes; any machine",
@@ -154,14 +163,15 @@ VARIANTS = {
     "celery_process_each": ("celery", "Celery, a process for each job"),
     "dramatiq_processes": ("dramatiq", "Dramatiq, processes"),
     "huey_processes": ("huey", "Huey, processes"),
+    "dbos_workflows": ("dbos", "DBOS on SQLite"),
 }
 
 # What systems are measured against
 YARDSTICKS = {
     "raw_sqlite": "bare SQLite, one row a commit",
     "bare_fork": "a process of that size that only forks",
-    "python": "python -c 'import msgspec'",
-    "program_alone": "the program alone, by fork and exec",
+    "python": "`python -c pass`",
+    "program_alone": "the program alone, by fork",
     "redirect": "a redirect into a file",
 }
 

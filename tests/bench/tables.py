@@ -22,6 +22,7 @@ class Comparison(NamedTuple):
     ours: str | None = None  # the row that the others are compared with
     instead: Mapping[str, str] = {}  # rows that are compared with another one of ours
     is_less_better: bool = False
+    multiples_of: str | None = None  # the row of which each is shown as a multiple
     missing: Mapping[str, str] = {}  # what could not be measured, and why
 
 
@@ -149,7 +150,8 @@ def _class_jobs(reports: Sequence[Report]) -> Iterator[Comparison]:
     yield Comparison(
         "class-jobs-memory",
         "Memory of a running function",
-        "What its process has for itself; memory that it shares with others is not counted.",
+        "What its process has for itself; memory that it shares with others is not counted. Reused processes"
+        " are compared with `reuse`, the others with `fork`.",
         "MB",
         columns,
         {
@@ -157,6 +159,7 @@ def _class_jobs(reports: Sequence[Report]) -> Iterator[Comparison]:
             for name in reports[0]["own_megabytes_of_a_running_job"]
         },
         ours="bgd_fork",
+        instead=dict.fromkeys(CLASS_JOB_POOLS, "bgd_reuse"),
         is_less_better=True,
     )
 
@@ -167,10 +170,10 @@ CLASS_JOB_POOLS = ("huey_processes", "celery_pool", "dramatiq_processes", "rq_si
 def _latency(reports: Sequence[Report]) -> Iterator[Comparison]:
     (report,) = reports
     rows = {
-        "submit to first instruction, idle": "p7_submit_to_first_instruction_idle_ms",
-        "the same, 8 clients submitting": "p7_with_8_clients_submitting_ms",
-        "end of a job to start of the next": "p8_exit_to_start_ms",
-        "the program alone, by fork": "fork_to_first_instruction_alone_ms",
+        "bgd, submit to first instruction": "p7_submit_to_first_instruction_idle_ms",
+        "bgd, the same, 8 clients submitting": "p7_with_8_clients_submitting_ms",
+        "bgd, end of a job to start of the next": "p8_exit_to_start_ms",
+        "program_alone": "fork_to_first_instruction_alone_ms",
     }
     yield Comparison(
         "latency",
@@ -179,6 +182,7 @@ def _latency(reports: Sequence[Report]) -> Iterator[Comparison]:
         "ms",
         ["p50", "p99"],
         {name: [report[key]["p50"], report[key]["p99"]] for name, key in rows.items()},
+        ours=next(iter(rows)),
         is_less_better=True,
     )
 
@@ -189,18 +193,20 @@ def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
         "submit": "bgctl submit true",
         "run": "bgctl run true",
         "list": "bgctl list",
+        "show": "bgctl show 1",
         "help": "bgctl --help",
     }
     yield Comparison(
         "start",
         "P9: whole commands",
-        "From the start of the program to its exit. All verbs need Python with msgspec, except"
-        " `submit`, `run`, `list`, `wait` and `logs` without options."
+        "From the start of the program to its exit. `submit`, `run`, `list`, `wait` and `logs` without"
+        " options load little more than Python; other verbs load msgspec and the client, as `show` does."
         " tsp and nq are programs in C, which hand over a job as `bgctl submit` does.",
         "ms",
         [""],
         {names.get(name, name): [value] for name, value in report["milliseconds"].items()},
         ours=names["submit"],
+        multiples_of="python",
         is_less_better=True,
         missing=report["missing"],
     )
@@ -348,9 +354,9 @@ def _steps(reports: Sequence[Report]) -> Iterator[Comparison]:
         ["one", "together"],
         {
             "raw_sqlite": [figure("raw_sqlite_commits"), None],
-            "submits": [figure("p1_by_client"), None],
+            "bgd, submits one by one": [figure("p1_by_client"), None],
             "bgd": [figure("one_job"), figure("all_jobs")],
-            "DBOS on SQLite": [figure("dbos_one_workflow"), figure("dbos_all_workflows")],
+            "dbos_workflows": [figure("dbos_one_workflow"), figure("dbos_all_workflows")],
         },
         ours="bgd",
         missing=report["missing"],

@@ -13,6 +13,7 @@ from tests.bench import (
     bench_class_jobs,
     bench_commands,
     bench_start,
+    bench_steps,
     compare,
     installing,
     page,
@@ -30,6 +31,7 @@ MEASURED = [
     *bench_commands.PEERS,
     *bench_class_jobs.PEERS_JOBS,
     *bench_start.PEERS,
+    bench_steps.PEER,
 ]
 FIGURE = {"min": 90.0, "median": 100.0, "max": 110.0, "n": 3}
 CUTS = dict.fromkeys(("p50", "p95", "p99"), 1.5)
@@ -81,6 +83,44 @@ def test_beanstalkd_is_compared_with_bare_frames(tmp_path):
     won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
 
     assert rows_of(won)[0][1:] == ["beanstalkd (2)", ""]
+
+
+def test_what_is_faster_without_being_a_system_counts_as_lost(tmp_path):
+    tenths = dict.fromkeys(("redirect_seconds", "launcher_cpu_ms", "daemon_cpu_ms"), FIGURE)
+    slower = {"bgd_seconds": FIGURE | {"median": 200.0}}
+    write(tmp_path, output=tenths | slower | {"bytes": 1 << 30, "submit_to_start_meanwhile_ms": CUTS})
+
+    won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
+
+    assert rows_of(won)[0][1:] == ["", "a redirect into a file (0.5)"]
+
+
+def test_memory_of_reused_processes_is_compared_with_those_of_bgd(tmp_path):
+    sizes = {"bgd_fork": 50.0, "bgd_reuse": 200.0, "huey_processes": 100.0, "rq_forking": 100.0}
+    figures = {name: FIGURE | {"median": size} for name, size in sizes.items()}
+    report = {"slots": 2, "missing": {}, "jobs_a_second": {"bgd_fork": FIGURE, "bgd_reuse": FIGURE}}
+    write(tmp_path, class_jobs=report | {"own_megabytes_of_a_running_job": figures})
+
+    won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
+
+    assert rows_of(won)[0][1:] == ["RQ, forking workers (2)", "Huey, processes (0.5)"]
+
+
+def test_commands_are_shown_as_multiples_of_the_start_of_python(tmp_path):
+    medians = {"python": 10.0, "submit": 25.0, "nq": 2.0}
+    milliseconds = {
+        name: {"min": 1.0, "median": median, "max": 1.0, "n": 1} for name, median in medians.items()
+    }
+    write(tmp_path, start={"milliseconds": milliseconds, "missing": {}})
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    assert rows_of(section(text, "## P9: whole commands")) == [
+        ["nq", "2", "0.2"],
+        ["`python -c pass`", "10", "1"],
+        ["**bgctl submit true**", "25", "2.5"],
+    ]
+    assert rows_of(section(text, "## Won and lost"))[0][2] == "`python -c pass` (0.4), nq (0.08)"
 
 
 def test_a_python_that_does_not_run_is_not_taken_for_a_peer_that_needs_a_newer_one(tmp_path, monkeypatch):
