@@ -33,7 +33,7 @@ ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
     # datetime for dates and zones that they are given; nothing asks it for the time
     "bgd/core/batches.py": f"{PURE} bisect msgspec bgd.core",
-    "bgd/core/pattern.py": f"{PURE} bisect datetime msgspec",
+    "bgd/core/pattern.py": f"{PURE} bisect calendar datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
     "bgd/core/filters.py": f"{PURE} msgspec bgd.core bgd.errors.nearest bgd.units",

@@ -174,8 +174,7 @@ def _range(field: _Field, item: str, key: str) -> range:
 def _number(field: _Field, item: str, text: str) -> int:
     if text.lower() in field.names:
         return field.names.index(text.lower()) + field.low
-    # A long number is out of range anyway; int() would raise an error of its own
-    number = int(text[-9:]) if text.isdigit() and not text[:-9].strip("0") else -1
+    number = int(text) if text.isdigit() else -1
     if not field.low <= number <= field.high:
         where = "" if text == item else f" in {item!r}"
         raise ExpressionError(f"{field.name} {text!r}{where} is out of range: write {field.allowed}")
@@ -185,11 +184,9 @@ def _number(field: _Field, item: str, text: str) -> int:
 def _step(field: _Field, item: str, text: str | None) -> int:
     if text is None:
         return 1
-    if not text.strip("0"):
+    if (step := int(text)) == 0:
         raise ExpressionError(f"{field.name} {item!r} has a step of 0: write 1 or more after the /")
-    return (
-        int(text[-9:]) if not text[:-9].strip("0") else 10**9
-    )  # a step beyond the range takes its first value
+    return step  # beyond the range it takes its first value
 
 
 def _refuse_backwards(field: _Field, item: str, first: int, last: int) -> None:

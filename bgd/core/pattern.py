@@ -6,6 +6,7 @@ is the number of days since that date.
 
 from __future__ import annotations
 
+import calendar
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import date
@@ -18,7 +19,6 @@ LAST_YEAR = 2199  # the last year of systemd's calendar and oncalendar
 _EPOCH = date(1970, 1, 1).toordinal()
 _END = date(LAST_YEAR + 1, 1, 1).toordinal() - _EPOCH
 _THURSDAY = 3  # the weekday of 1970-01-01
-_DAYS_IN_MONTH = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 class Pattern(Struct, frozen=True, kw_only=True, gc=False):
@@ -64,7 +64,7 @@ def _count_walls_before(pattern: Pattern, first_day: int, end: int) -> int:
     last_day, time = divmod(end, DAY)
     whole_days = _count_days(pattern, first_day, last_day)
     is_partial = next(matching_days(pattern, last_day), None) == last_day
-    return whole_days * _times_a_day(pattern) + (_count_times(pattern, time) if is_partial else 0)
+    return whole_days * _count_times(pattern, DAY) + (_count_times(pattern, time) if is_partial else 0)
 
 
 # --- days ----------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def matching_days(pattern: Pattern, first: int) -> Iterator[int]:
 
 
 def _days_of_month(pattern: Pattern, year: int, month: int) -> list[int]:
-    length = _DAYS_IN_MONTH[month - 1] + (month == 2 and _is_leap(year))  # noqa: PLR2004 - February
+    length = calendar.monthrange(year, month)[1]
     before = date(year, month, 1).toordinal() - _EPOCH - 1
     dates = {day if day > 0 else length + 1 + day for day in pattern.days}
     if len(pattern.weekdays) == 7 and not pattern.either_day:  # noqa: PLR2004 - all of them; the usual case
@@ -98,10 +98,6 @@ def _is_every_day(pattern: Pattern) -> bool:
     return (len(pattern.days), len(pattern.months), len(pattern.weekdays), pattern.years) == (31, 12, 7, None)
 
 
-def _is_leap(year: int) -> bool:
-    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-
-
 def _count_days(pattern: Pattern, first: int, end: int) -> int:
     if _is_every_day(pattern):
         return max(0, min(end, _END) - first)
@@ -109,10 +105,6 @@ def _count_days(pattern: Pattern, first: int, end: int) -> int:
 
 
 # --- times of a day ------------------------------------------------------------------------------------
-
-
-def _times_a_day(pattern: Pattern) -> int:
-    return len(pattern.hours) * len(pattern.minutes) * len(pattern.seconds)
 
 
 def _times_from(pattern: Pattern, first: int) -> Iterator[int]:
