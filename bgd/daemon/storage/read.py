@@ -408,15 +408,10 @@ def _job_conditions(  # noqa: PLR0917 (columns, as in `_job`)
     expires: float | None,
     waits: bytes | None,
 ) -> Conditions:
-    others = unpack_waits(waits)
     return Conditions(
+        **asdict(unpack_waits(waits)),
         at=at,
         expires=expires,
-        after=others.after,
-        after_any=others.after_any,
-        limit=others.limit,
-        frees_key_at_start=others.frees_key_at_start,
-        key_for=others.key_for,
         key=key,
         slots=slots,
         resources=unpack_resources(resources),

@@ -321,24 +321,14 @@ _waits = attrgetter(*Waits.__struct_fields__)
 _MAX_CACHED = 1024  # policies
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_policy = msgspec.msgpack.Decoder(RetryPolicy).decode
 _decode_demand = msgspec.msgpack.Decoder(Demand).decode
 _decode_tokens = msgspec.msgpack.Decoder(Tokens).decode
 _decode_waits = msgspec.msgpack.Decoder(Waits).decode
+# Equal policies are the same object, which a million jobs may share
+pack_policy = lru_cache(_MAX_CACHED)(_encode)
+unpack_policy = lru_cache(_MAX_CACHED)(msgspec.msgpack.Decoder(RetryPolicy).decode)
 # Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
 unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
-
-
-@lru_cache(_MAX_CACHED)
-def pack_policy(policy: RetryPolicy) -> bytes:
-    """Return a retry policy as the database stores it."""
-    return _encode(policy)
-
-
-@lru_cache(_MAX_CACHED)
-def unpack_policy(packed: bytes) -> RetryPolicy:
-    """Return a stored retry policy; equal ones are the same object, which a million jobs may share."""
-    return _decode_policy(packed)
 
 
 def pack_tokens(tokens: Demand | Tokens) -> bytes | None:

@@ -157,7 +157,7 @@ def _summary(
         latest=latest,
         succeeded=_first(runs, State.SUCCEEDED),
         failed=_first(runs, State.FAILED),
-        streak=_streak(runs),
+        streak=sum(1 for _ in takewhile(lambda run: run.state is not State.SUCCEEDED, runs)),
         runs=len(runs),
         median=_percentile(times, 0.5),
         last_seconds=runs[0].seconds if runs else None,
@@ -175,13 +175,6 @@ def runs_of_schedules(db: sqlite3.Connection, names: Iterable[str], most: int) -
 
 def _first(runs: Iterable[Run], state: State) -> Run | None:
     return next((run for run in runs if run.state is state), None)
-
-
-def _streak(runs: list[Run]) -> int:
-    for count, run in enumerate(runs):
-        if run.state is State.SUCCEEDED:
-            return count
-    return len(runs)
 
 
 _ENDS = {State.SUCCEEDED, State.FAILED}  # of runs; a cancel says nothing about the run
