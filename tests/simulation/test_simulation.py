@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -31,7 +34,9 @@ from bgd.daemon.storage import schedules as schedule_storage
 from bgd.daemon.storage.records import QueueControls, unpack_waits
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
+from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import QUEUES
+from tests.simulation.loop import SimulatedLoop
 from tests.simulation.machine import Machine
 from tests.simulation.run import SimulationRun
 from tests.simulation.search import run_all, search
@@ -54,6 +59,30 @@ def test_a_seed_repeats_the_same_history():
         SimulationRun(7, telling.append).run()
     assert len(tellings[0]) > 20
     assert tellings[0] == tellings[1]
+
+
+def test_a_killed_loop_ends_tasks_inside_their_asynchronous_generators():
+    queue, ended = EventQueue(), list[str]()
+    loop = SimulatedLoop(queue, Mock())  # type: ignore[abstract]  # all that bgd asks for is there
+
+    async def numbers(within: AsyncGenerator[int, None] | None = None) -> AsyncGenerator[int, None]:
+        try:
+            if within is None:
+                yield await loop.create_future()
+            else:
+                async with aclosing(within):
+                    async for number in within:
+                        yield number
+        except BaseException as error:
+            ended.append(type(error).__name__)
+            raise
+
+    loop.create_task(anext(numbers(numbers())))
+    queue.step()
+    loop.kill()
+    loop.bury()
+
+    assert ended == ["_Buried", "_Buried"]
 
 
 # --- faults on purpose --------------------------------------------------------------------------------------
