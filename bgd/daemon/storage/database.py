@@ -7,14 +7,15 @@ import errno
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
-from threading import Thread, current_thread
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import aiosqlite
 import msgspec
 
 from bgd.daemon.threads import cannot_start_thread
@@ -51,16 +52,19 @@ class DiskFull(StoreBroken):
 class DatabaseConnection:
     """One SQLite connection and its thread; `connect` makes the connection, on that thread.
 
-    aiosqlite has no public call that runs a whole transaction on its thread. Several awaited calls would let
-    other tasks in between, and take twice the time. So `call` uses one private name, and only here.
+    The thread tells the loop by a descriptor that a call is done. With `call_soon_threadsafe`, it would hold
+    Python's lock while it wakes the loop, which would only wait for that lock, and it would cost a turn more.
     """
 
     def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = path
         self._connect = connect
-        self._connection = aiosqlite.Connection(self._connect_guarded, iter_chunk_size=1)
+        self._raw: sqlite3.Connection
         self._failure: str | None = None
-        self._thread: Thread | None = None
+        self._loop = asyncio.get_running_loop()
+        self._calls = SimpleQueue[tuple[asyncio.Future[Any], Callable[[], object]] | None]()  # None: end
+        self._done = deque[tuple[asyncio.Future[Any], Callable[[Any], object], Any]]()
+        self._thread = Thread(target=self._run_calls)
 
     async def open(self) -> None:
         """Open the file.
@@ -69,13 +73,17 @@ class DatabaseConnection:
             Full: no thread can be started now.
             StoreBroken: the file cannot be used.
         """
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            await self._connection
-        except Exception as error:
-            if self._thread is None:  # Python says "can't start new thread"
-                raise cannot_start_thread(error) from error
-            # aiosqlite does not wait for its thread, which may still call a loop that is closed by then
-            await asyncio.to_thread(self._thread.join)
+            self._thread.start()
+        except RuntimeError as error:  # Python says "can't start new thread"
+            os.close(self._wakeup)
+            raise cannot_start_thread(error) from error
+        self._loop.add_reader(self._wakeup, self._deliver)
+        try:
+            self._raw = await self._put(partial(self._guarded, self._connect))
+        except BaseException:
+            self._end()
             raise
 
     async def call(
@@ -91,31 +99,50 @@ class DatabaseConnection:
             StoreBroken: the disk or the file failed, in this call or an earlier one. Trying again cannot
                 write what the kernel dropped after a failed sync.
         """
-        run = [partial(function, self._raw, *args, **kwargs)]
-        result: R = await self._connection._execute(self._guarded, run)  # type: ignore[no-untyped-call]  # noqa: SLF001 (see the class; aiosqlite leaves it untyped)
+        result: R = await self._put(partial(self._guarded, partial(function, self._raw, *args, **kwargs)))
         return result
 
     async def close(self) -> None:
         """Close the connection and end its thread."""
-        await self._connection.close()
+        try:
+            await self._put(self._raw.close)
+        finally:
+            self._end()
 
-    def _connect_guarded(self) -> sqlite3.Connection:
-        self._thread = current_thread()
-        self._raw = self._guarded([self._connect])
-        return self._raw
+    def _put(self, function: Callable[[], object]) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        self._calls.put((future, function))
+        return future
 
-    def _guarded(self, run: list[Callable[[], R]]) -> R:
-        """Take the one call from the list and run it.
+    def _run_calls(self) -> None:
+        for future, function in iter(self._calls.get, None):
+            try:
+                self._done.append((future, future.set_result, function()))
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                self._done.append((future, future.set_exception, error))
+            # the next call may come in hours: do not hold the arguments, perhaps a hundred megabytes
+            del future, function
+            os.eventfd_write(self._wakeup, 1)
 
-        aiosqlite's thread keeps its last function until it gets the next one. That may be hours later, so the
-        list must not hold the arguments any more: they can be a batch of a hundred megabytes.
+    def _deliver(self) -> None:
+        os.eventfd_read(self._wakeup)
+        while self._done:
+            future, settle, outcome = self._done.popleft()
+            if not future.cancelled():
+                settle(outcome)
 
-        Errors are translated here on the thread: a cancelled caller does not see them, and they must last.
-        """
+    def _end(self) -> None:
+        self._calls.put(None)
+        self._thread.join()
+        self._loop.remove_reader(self._wakeup)
+        os.close(self._wakeup)
+
+    def _guarded(self, function: Callable[[], R]) -> R:
+        """Run a function. Errors are translated here: a cancelled caller does not see them, and they last."""
         if self._failure is not None:
             raise StoreBroken(self._failure)
         try:
-            return run.pop()()
+            return function()
         except sqlite3.Error as error:
             broken = translate_error(error, self._path)
             if broken is None:  # a bug in the program, not a problem with the file

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +13,6 @@ import weakref
 from contextlib import closing
 from pathlib import Path
 
-import aiosqlite
 import pytest
 
 from bgd.core.job import JobId, Now, State
@@ -177,24 +174,6 @@ async def test_one_commit_of_many_jobs_is_many_times_cheaper_than_one_each(store
     together = time.perf_counter() - began
 
     assert together < single / 3  # measured: a twentieth
-
-
-async def test_private_name_of_aiosqlite_is_used_once_and_has_the_expected_signature():
-    uses = [
-        path.name
-        for path in (ROOT / "bgd").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr == "_execute"
-    ]
-
-    assert uses == ["database.py"]
-    assert inspect.iscoroutinefunction(aiosqlite.Connection._execute)
-    assert list(inspect.signature(aiosqlite.Connection._execute).parameters) == [
-        "self",
-        "fn",
-        "args",
-        "kwargs",
-    ]
 
 
 # --- due times ----------------------------------------------------------------------------------------
