@@ -43,7 +43,23 @@ class Counted(Struct, frozen=True, kw_only=True):
     subjects: tuple[str, ...] = ()
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class _About(Struct, frozen=True, kw_only=True):
+    """What a Fact and the Message about it say alike."""
+
+    event: NotifyEvent
+    job: int | None = None
+    name: str | None = None
+    schedule: str | None = None
+    queue: str | None = None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    attempts: int | None = None
+    reason: str | None = None
+    count: int | None = None
+
+
+class Message(_About, frozen=True, kw_only=True):
     """What the daemon hands to the program that delivers a notification, as JSON.
 
     * `id`: the same in every attempt to deliver it, so that a receiver can recognise a second delivery.
@@ -54,23 +70,12 @@ class Message(Struct, frozen=True, kw_only=True):
     """
 
     id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,64}\Z")]
-    event: NotifyEvent
     at: Annotated[datetime, Meta(tz=True)]
     target: str
     subject: str
-    schedule: str | None = None
-    job: int | None = None
-    name: str | None = None
     command: str | None = None
-    queue: str | None = None
-    outcome: Outcome | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    attempts: int | None = None
     failures: int | None = None
-    reason: str | None = None
     due_at: Annotated[datetime, Meta(tz=True)] | None = None
-    count: int | None = None
     log: str | None = None
     summary: tuple[Counted, ...] | None = None
 
@@ -90,27 +95,16 @@ class NotifyRule(Struct, frozen=True, kw_only=True):
     per_minute: int = 10
 
 
-class Fact(Struct, frozen=True, kw_only=True):
+class Fact(_About, frozen=True, kw_only=True):
     """What has happened: a job started, failed or succeeded, or an occurrence of a schedule was missed.
 
     `target` None: the one that the job names, or that of [daemon] notify. The fields of a job may be left
     out: they are taken from its row. `count`: of occurrences in a row.
     """
 
-    event: NotifyEvent
     at: float
     target: str | None = None
-    job: int | None = None
-    name: str | None = None
-    schedule: str | None = None
-    queue: str | None = None
-    outcome: Outcome | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    attempts: int | None = None
-    reason: str | None = None
     due_at: float | None = None
-    count: int | None = None
 
     @property
     def is_about_calls(self) -> bool:

@@ -202,11 +202,8 @@ def _in_full(db: sqlite3.Connection, message: Message, log_dir: str) -> Message:
     )
 
 
-_COLUMNS = (
-    "target, event, at, job, name, schedule, queue, outcome, exit_code, signal, attempts, reason, due_at,"
-    " count"
-)
-_FACT_FIELDS = _COLUMNS.split(", ")
+_FACT_FIELDS = Fact.__struct_fields__
+_COLUMNS = ", ".join(_FACT_FIELDS)
 _row = attrgetter(*_FACT_FIELDS)
 
 _INSERT = f"INSERT INTO notify_facts ({_COLUMNS}) VALUES ({', '.join('?' * len(_FACT_FIELDS))})"  # noqa: S608 (constants)
