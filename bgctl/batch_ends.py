@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from bgctl.batch_resume import JobLog, LinesOfJobs, LineTable, Standing, chunks, ended_of, standing_of
+from bgctl.batch_resume import JobLog, LinesOfJobs, LineTable, Standing, ended_of, standing_of
 from bgctl.options import FINISHED, Parsed
 from bgd import Client, Job
 from bgd.client.batch import Taken
+from bgd.client.session import portions
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.replies import Run
 from bgd.wire.views import EventView
@@ -152,7 +153,7 @@ class Ends:
                             self._news.put(partial(self._note_end, event.job))
                 except Refused:  # the events that followed were deleted meanwhile
                     since = self._daemon.last_event()
-                    self._news.put(self._look_at_all)
+                    self._news.put(lambda: self._look_at(self._unfinished_jobs()))
                 except DaemonUnreachable:
                     self._daemon.reconnect()
         except BgdError as error:
@@ -204,18 +205,13 @@ class Ends:
         if self.is_halted:
             self._cancel_rest()
 
-    def _look_at_all(self) -> None:
-        for chunk in chunks(self._unfinished_jobs()):
-            self._look_at(chunk)
-
     def _unfinished_jobs(self) -> Iterator[int]:
         return (job for line, job in self._lines if self._is_unfinished(line))
 
-    def _look_at(self, job_ids: list[int]) -> None:
+    def _look_at(self, job_ids: Iterable[int]) -> None:
         """Count those of these jobs that have ended."""
-        for chunk in chunks(job_ids):
-            look = partial(ended_of, self._daemon, chunk)
-            jobs, removed = self._patiently(look)
+        for chunk in portions(job_ids):
+            jobs, removed = self._patiently(partial(ended_of, self._daemon, chunk))
             for job_id in removed:
                 self._count_removed(job_id)
             for job in jobs:
@@ -245,7 +241,7 @@ class Ends:
     def _cancel_rest(self) -> None:
         """Cancel waiting jobs, and with `now` also running ones."""
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
-        for chunk in chunks(list(self._unfinished_jobs())):
+        for chunk in portions(list(self._unfinished_jobs())):
             self._patiently(partial(cancel, chunk))
 
     def _patiently(self, ask: Callable[[], R]) -> R:

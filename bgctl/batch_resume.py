@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha256
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +24,9 @@ from bgctl.common import WrongUsage, say
 from bgctl.exit_codes import exit_code_of_job
 from bgd import Client, Job, NoSuchJob, Outcome, Refused, State
 from bgd.client.portions import lines_and_jobs, new_batch
+from bgd.client.session import portions
 from bgd.wire.replies import Run, runs_of
-from bgd.wire.requests import MAX_IDS, MAX_LIST
+from bgd.wire.requests import MAX_LIST
 
 if TYPE_CHECKING:
     from bgd.core.spec import JobSpec
@@ -218,7 +218,7 @@ def _jobs_of(daemon: Client, lines: LinesOfJobs, known: Known) -> Iterator[Job]:
             yield job
         before = page[-1].id if len(page) == MAX_LIST else 0
     rest = (job_id for line, job_id in lines if known[line] is not Standing.SUCCEEDED and not others[job_id])
-    for chunk in chunks(rest):
+    for chunk in portions(rest):
         yield from ended_of(daemon, chunk)[0]
 
 
@@ -242,12 +242,6 @@ def ended_of(daemon: Client, job_ids: list[int]) -> tuple[list[Job], list[int]]:
             else:
                 ended += [job] if standing_of(job) is not Standing.UNFINISHED else []
     return ended, removed
-
-
-def chunks(job_ids: Iterable[int]) -> Iterator[list[int]]:
-    rest = iter(job_ids)
-    while chunk := list(islice(rest, MAX_IDS)):
-        yield chunk
 
 
 # --- the log, in the format of GNU parallel ---------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -204,10 +205,11 @@ def _payloads(
             return
 
 
-def portions(job_ids: Sequence[int]) -> Iterator[list[int]]:
-    """Cut a list of ids into lists that fit into one request each."""
-    for start in range(0, len(job_ids), MAX_IDS):
-        yield list(job_ids[start : start + MAX_IDS])
+def portions(ids: Iterable[int]) -> Iterator[list[int]]:
+    """Cut ids into lists that fit into one request each."""
+    rest = iter(ids)
+    while portion := list(islice(rest, MAX_IDS)):
+        yield portion
 
 
 def expected(reply: Reply, kind: type[R]) -> R:
@@ -272,12 +274,7 @@ def new_state(results: list[ActResult]) -> State:
     return result.state
 
 
-def hint_for_attribute(name: str) -> str:
-    """Return what to use in place of an attribute that a job does not have; empty if nothing is known."""
-    return f": use {_OTHER_NAMES[name]}" if name in _OTHER_NAMES else ""
-
-
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "done": "state or wait()",
     "get": "result()",
     "kill": "cancel()",

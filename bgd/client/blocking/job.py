@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Generic, Self, Unpack, cast
 
 from bgd.client.blocking.concurrency import first_view
-from bgd.client.session import hint_for_attribute, new_state
+from bgd.client.session import OTHER_NAMES, new_state
 from bgd.client.specs import ResultReference
 from bgd.core.explain import Explanation
 from bgd.core.job import State
@@ -64,7 +64,8 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
 
         def __getattr__(self, name):
             if name not in JobView.__struct_fields__:
-                message = f"a job has no attribute {name!r}{hint_for_attribute(name)}"
+                hint = f": use {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
+                message = f"a job has no attribute {name!r}{hint}"
                 raise AttributeError(message, name=name, obj=self)
             return getattr(self.view, name)
 
