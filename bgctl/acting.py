@@ -29,6 +29,7 @@ from bgctl.options import (
     DURATION,
     FINISHED,
     SIZE,
+    YES,
     Parsed,
     chosen_ids,
     job_options,
@@ -68,10 +69,8 @@ def _with_action_options(function: Callable[..., int]) -> Callable[..., int | No
     )
     name = name_of(function)
     with_all = with_selection(VERBS[name].states, has_own_options=name == "edit")
-    return with_all(dry_run(_yes(function)))
+    return with_all(dry_run(YES(function)))
 
-
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 _AND_LOGS = " and their logs for good"
 _FEW = 1_000  # jobs from which a bar is useful
@@ -206,7 +205,7 @@ def signal_command(daemon: Client, *, number: int, tree: bool, **options: Any) -
     "--logs-total", type=SIZE, metavar="SIZE", help="Delete until all logs fit, for example into 1GB."
 )
 @click.option("--dry-run", is_flag=True, help="Show how many jobs would be deleted.")
-@_yes
+@YES
 def prune_command(
     daemon: Client,
     *,

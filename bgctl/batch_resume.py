@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgctl.batch_lines import words_of
-from bgctl.common import WrongUsage, say
+from bgctl.common import WrongUsage, replace_file, say
 from bgctl.exit_codes import exit_code_of_job
 from bgd import Client, Job, NoSuchJob, Outcome, Refused, State
 from bgd.client.portions import lines_and_jobs, new_batch
@@ -383,16 +383,7 @@ class JobLog:
 
     def _save_identity(self, batch: bytes, store: str) -> None:
         """Write the identity to the disk, before the daemon takes a line."""
-        new = Path(f"{self._identity}.new")
-        with new.open("w") as file:
-            json.dump({"batch": batch.hex(), "store": store}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._identity)
-        folder = os.open(new.parent, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):  # some file systems cannot
-            os.fsync(folder)
-        os.close(folder)
+        replace_file(self._identity, [json.dumps({"batch": batch.hex(), "store": store}).encode()])
 
 
 _HEADER = HEADER.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,8 @@ from bgd.errors import BgdError, NoSuchJob, Refused
 from bgd.escape import one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bgd import AsyncClient
     from bgd.wire.views import JobView
 
@@ -211,6 +214,36 @@ def labelled(lines: Iterable[tuple[str, object]]) -> Iterator[str]:
 
 
 _LABEL = 11  # characters
+
+
+def replace_file(path: Path, pieces: Iterable[bytes], mode: int | None = None) -> int:
+    """Write all pieces to the file on the disk, or none; return the number of bytes.
+
+    `mode`: of the file; None: as the umask says.
+    """
+    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(new, flags, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            size = sum(map(file.write, pieces))
+            file.flush()
+            os.fsync(descriptor)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # or the new name may be lost in a power cut
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot
+            raise
+    finally:
+        os.close(folder)
+    return size
 
 
 def is_terminal() -> bool:

@@ -19,7 +19,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgctl import exit_codes
-from bgctl.common import answer, client, global_options, has_colors, labelled, local_time, report, say
+from bgctl.common import (
+    answer,
+    client,
+    global_options,
+    has_colors,
+    labelled,
+    local_time,
+    replace_file,
+    report,
+    say,
+)
 from bgctl.options import FILE, NOTIFY_NAME
 from bgctl.verbs import verb, verb_group, verb_without_daemon
 from bgd import BgdError, Client, State, config
@@ -328,7 +338,7 @@ def backup_command(daemon: Client, file: str) -> None:
         if reason := _why_not_replaceable(path, Path(daemon.info().state_dir)):
             raise Refused(f"{reason}: choose another file")
         try:
-            size = _write_atomically(path, pieces)
+            size = replace_file(path, pieces, 0o600)
         except OSError as error:
             raise Refused(f"cannot write {path}: {error.strerror}") from error
     report({"path": str(path), "bytes": size}, f"backup written: {path} ({format_size(size)})")
@@ -342,28 +352,6 @@ def _why_not_replaceable(path: Path, state_dir: Path) -> str | None:
         if path.parent.samefile(state_dir):
             return f"{path} is in the folder of the daemon's own files, so it was left unchanged"
     return None
-
-
-def _write_atomically(path: Path, pieces: Iterator[bytes]) -> int:
-    """Write all pieces to the file or none; return the number of bytes."""
-    new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            size = sum(map(file.write, pieces))
-            file.flush()
-            os.fsync(descriptor)
-        new.replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            new.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # or the new name may be lost in a power cut
-    finally:
-        os.close(folder)
-    return size
 
 
 @verb_without_daemon(

@@ -328,7 +328,7 @@ def table_lines(
     table = {
         heading: cells
         for heading, cells in _cells(jobs, now, usages).items()
-        if _says_something(heading, cells)
+        if not all(re.fullmatch(_USUAL.get(heading, ""), cell) for cell in cells)
     }
     widths = _column_widths(table, columns)
     lines = [_styled(_aligned(heading, heading, width), bold=True) for heading, width in widths.items()]
@@ -340,11 +340,6 @@ def table_lines(
             row.append(_styled(cell, fg=state_color(job)) if heading == "STATE" else cell)
         rows.append(_GAP.join(row).rstrip())
     return rows
-
-
-def _says_something(heading: str, cells: list[str]) -> bool:
-    usual = _USUAL.get(heading, "")
-    return any(not re.fullmatch(usual, cell) for cell in cells)
 
 
 _USUAL = {"ATTEMPT": "[01]/1", "PRIORITY": "0", "QUEUE": "default"}

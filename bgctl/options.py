@@ -436,10 +436,6 @@ def _follow_up(text: str) -> tuple[str, ...]:
     return words
 
 
-def _env_pass(text: str) -> str | list[str]:
-    return text if text in {"all", "none"} else text.split(",")
-
-
 def _click_option(name: str) -> Callable[[F], F]:
     """Return the command-line option for a field of JobSpec."""
     kind = kind_of(name)
@@ -527,9 +523,10 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 # Not the umask, which is the caller's, and not the input, which `--stdin -` reads
 _COMMAND_LINE_OPTIONS = [name for name in OPTIONS if name not in {"umask", "input"}]
 
+YES = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 _ENV_PASS = click.option(
     "--env-pass",
-    type=Parsed("names", _env_pass),
+    type=Parsed("names", lambda text: text if text in {"all", "none"} else text.split(",")),
     metavar="all|none|NAMES",
     help="Environment variables to pass on.",
 )

@@ -16,7 +16,7 @@ import click
 
 import bgd
 from bgctl import exit_codes
-from bgctl.common import WrongUsage, global_options, print_json, report, say
+from bgctl.common import WrongUsage, global_options, print_json, replace_file, report, say
 from bgctl.verbs import verb_group, verb_without_daemon
 from bgd import Client, config
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
@@ -321,9 +321,7 @@ def _write_units(manager: _Manager) -> bool:
     changed = {path: text for path, text in texts.items() if not path.exists() or path.read_text() != text}
     manager.folder.mkdir(parents=True, exist_ok=True)
     for path, text in changed.items():
-        new = path.with_suffix(".new")
-        new.write_text(text)
-        new.replace(path)
+        replace_file(path, [text.encode()])
     return bool(changed)
 
 

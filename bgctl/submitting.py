@@ -211,16 +211,11 @@ def run_command(
 
     # with its own terminal the job expects this one to obey its control characters
     code = follow_job(daemon, job, raw=raw or options.get("pty", False), most=most)
-    if "stdin" not in options and "input" not in options:
-        _say_if_input_waits(argv)
-    return code
-
-
-def _say_if_input_waits(argv: tuple[str, ...]) -> None:
-    if input_waits(argv):
+    if "stdin" not in options and "input" not in options and input_waits(argv):
         import shlex  # noqa: PLC0415 - hardly any command gets here
 
         say(f"the job did not get what was piped in: `bgctl run -i {shlex.join(argv)}` passes it on")
+    return code
 
 
 def json_option(option: str, text: str | None, kind: type[T]) -> T:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from itertools import takewhile
 from operator import eq
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -25,8 +26,8 @@ import click
 from bgctl import exit_codes
 from bgctl.agents import json_edit
 from bgctl.agents.hook import EVENTS
-from bgctl.common import answer, is_confirmed, may_ask, report, say
-from bgctl.options import with_options
+from bgctl.common import answer, is_confirmed, may_ask, replace_file, report, say
+from bgctl.options import YES, with_options
 from bgctl.verbs import verb_group, verb_without_daemon
 from bgd.errors import Refused
 from bgd.escape import visible
@@ -36,11 +37,10 @@ _CLIENTS = ("claude", "codex")
 
 _client = click.argument("client", type=click.Choice(_CLIENTS))
 _project = click.option("--project", is_flag=True, help="Use the files of the project in this folder.")
-_yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @verb_without_daemon("bgctl agent install claude", "bgctl agent install codex --project --yes")
-@with_options(_client, _project, _yes)
+@with_options(_client, _project, YES)
 def install_command(client: str, *, project: bool, yes: bool) -> int:
     """Add a server, hooks and a skill to the files of a client.
 
@@ -68,7 +68,7 @@ def print_command(client: str | None, *, project: bool) -> None:
 
 
 @verb_without_daemon("bgctl agent remove claude", "bgctl agent remove codex --project --yes")
-@with_options(_client, _project, _yes)
+@with_options(_client, _project, YES)
 def remove_command(client: str, *, project: bool, yes: bool) -> int:
     """Take out what `bgctl agent install` has written.
 
@@ -151,17 +151,8 @@ class _Change(NamedTuple):
                     folder.rmdir()
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.{os.urandom(4).hex()}.part")
-        try:
-            with new.open("xb") as file:
-                if self.before is not None:
-                    os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
-                file.write(self.after.encode())
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(target)
-        finally:
-            new.unlink(missing_ok=True)
+        mode = None if self.before is None else S_IMODE(target.stat().st_mode)
+        replace_file(target, [self.after.encode()], mode)
 
 
 def _may_be_made(folder: Path) -> bool:
