@@ -83,6 +83,18 @@ class RequestRefused(ProtocolError):
         self.response = refusal(status, message, *headers)
 
 
+def bad_request(message: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.BAD_REQUEST, message)
+
+
+def not_found(message: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.NOT_FOUND, message)
+
+
+def unavailable(message: str) -> RequestRefused:
+    return RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+
 def refusal(status: HTTPStatus, message: str, *headers: tuple[str, str]) -> HttpResponse:
     """Return an answer of one line of plain text."""
     return HttpResponse(status=status, body=f"{message}\n".encode(), headers=headers)
@@ -108,7 +120,7 @@ class HttpExchange:
         head = self._received if end < 0 else self._received[: end + len(_END)]
         _check_size(head)
         if _AMBIGUOUS.search(head, looked_at):
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, "a line of the request does not end with CR LF")
+            raise bad_request("a line of the request does not end with CR LF")
         if end < 0:
             return None
         return self._parsed(bytes(head))
@@ -138,7 +150,7 @@ class HttpExchange:
         try:
             event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"this is not HTTP/1.1: {error}") from error
+            raise bad_request(f"this is not HTTP/1.1: {error}") from error
         assert isinstance(event, h11.Request)  # noqa: S101 - the head is complete
         self._is_head = event.method == b"HEAD"
         headers = _joined(event)
@@ -172,15 +184,15 @@ def _check(event: h11.Request, headers: dict[str, str]) -> None:
     if event.http_version not in _VERSIONS:
         raise RequestRefused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this server speaks HTTP/1.1")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "requests may not have a body")
+        raise bad_request("requests may not have a body")
     if event.method not in _METHODS:
         raise RequestRefused(
             HTTPStatus.METHOD_NOT_ALLOWED, "pages can only be read, with GET or HEAD", ("Allow", "GET, HEAD")
         )
     if "host" not in headers:  # h11 refuses this in HTTP/1.1, and two of them
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the Host header is missing")
+        raise bad_request("the Host header is missing")
     if not event.target.startswith(b"/"):
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "the target must be a path")
+        raise bad_request("the target must be a path")
 
 
 def _joined(event: h11.Request) -> dict[str, str]:

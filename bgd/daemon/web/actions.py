@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -20,7 +19,7 @@ from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.daemon.web.site import Site
-from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.http import HttpRequest, not_found
 from bgd.wire.requests import Changes
 from bgd.wire.views import JobView
 
@@ -174,5 +173,5 @@ _ChosenJobs = Annotated[list[Annotated[int, Meta(ge=1, le=2**62)]], Meta(max_len
 
 def _button_of(name: str) -> Button:
     if name not in BUTTONS:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no action {name!r}.")
+        raise not_found(f"There is no action {name!r}.")
     return BUTTONS[name]

@@ -29,7 +29,7 @@ from bgd.daemon.folder import replace_file
 from bgd.daemon.web.listening import LOOPBACK
 from bgd.daemon.web.responses import NOT_LOGGED_IN
 from bgd.values import Address, TcpAddress, UnixAddress
-from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused, bad_request
 
 logger = logging.getLogger(__name__)
 
@@ -204,8 +204,7 @@ class Authenticator:
             return None
         name = value.encode("latin-1").decode(errors="replace")
         if len(name) > MAX_USER or "," in name or "\ufffd" in name or not name.isprintable():
-            raise RequestRefused(
-                HTTPStatus.BAD_REQUEST,
+            raise bad_request(
                 f"The header {self._user_header} must name one user, in at most {MAX_USER} characters.",
             )
         return name

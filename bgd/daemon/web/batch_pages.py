@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,7 +16,7 @@ from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob
 from bgd.formatting import batch_as_json
-from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.http import HttpRequest, not_found
 from bgd.wire.requests import MAX_BATCHES, CloseBatch, GetBatches
 from bgd.wire.views import BatchView, FollowUpView
 
@@ -62,7 +61,7 @@ async def _find(site: Site, number: str) -> BatchView:
     try:
         [view] = await _read(site, int(number))
     except NoSuchJob as error:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no batch {number}.") from error
+        raise not_found(f"There is no batch {number}.") from error
     return view
 
 

@@ -27,7 +27,7 @@ from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, ConfigError
 from bgd.values import TcpAddress
-from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal
+from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal, unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class WebServer:
             RequestRefused: there are too many.
         """
         if len(self._streaming) >= MAX_STREAMS:
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_STREAMS} streams are open already.")
+            raise unavailable(f"{MAX_STREAMS} streams are open already.")
         self._answering.remove(connection)
         self._streaming.add(connection)
 

@@ -107,31 +107,22 @@ class LiveViews:
 
     def __init__(self, tasks: asyncio.TaskGroup, supervisor: Supervisor, store: Store, seals: Seals) -> None:
         self._tasks = tasks
-        self._supervisor = supervisor
-        self._store = store
+        self.supervisor = supervisor
+        self.store = store
         self._seals = seals
         self._views: dict[str, LiveView] = {}
 
-    @property
-    def position(self) -> int:
-        """The newest event on disk."""
-        return self._store.position
-
     async def frame(self) -> dict[str, object]:
         """Return the values for the templates banner.html and icon.html, by their names."""
-        has_failed = await self._store.read(summaries.has_failed_within, FAILURES_SHOWN)
-        return {"banner": self._banner(), "icon": "icon-failed.svg" if has_failed else "icon.svg"}
+        has_failed = await self.store.read(summaries.has_failed_within, FAILURES_SHOWN)
+        return {"banner": self.banner(), "icon": "icon-failed.svg" if has_failed else "icon.svg"}
 
-    def _banner(self) -> dict[str, object]:
+    def banner(self) -> dict[str, object]:
         """Return why no job starts, or none is accepted; None or False: nothing is wrong."""
-        supervisor = self._supervisor
+        supervisor = self.supervisor
         folder = supervisor.config.daemon.state_dir if supervisor.space.is_full() else None
         obstacle = supervisor.link.obstacle
         return {"is_paused": supervisor.controls.paused, "obstacle": obstacle, "full_disk": folder}
-
-    def watch_banner(self, subscription: Subscription) -> AbstractContextManager[None]:
-        """Also wake a subscription when a banner comes or goes."""
-        return self._supervisor.subscriptions.watch(subscription, self._banner)
 
     async def values(self, live: str | None, version: int) -> dict[str, object]:
         """Return what base.html needs; without the address of a stream the page is not kept up to date."""
@@ -142,7 +133,7 @@ class LiveViews:
         self, template: str, values: Awaitable[dict[str, object]], live: str | None
     ) -> PageResponse:
         """Return a page; `values` are read after its version is known, so that its stream misses nothing."""
-        version = self.position
+        version = self.store.position
         return await html_response(template, await values | await self.values(live, version))
 
     async def show(
@@ -178,7 +169,7 @@ class LiveViews:
         whenever any job does.
         """
         since = read_query(request.query, LiveQuery).since
-        subscribe = subscribe or self._supervisor.subscriptions.subscribe_to_all
+        subscribe = subscribe or self.supervisor.subscriptions.subscribe_to_all
         return event_stream(self._updates(address, partial(LiveView, build, subscribe, self, pause), since))
 
     async def _updates(
@@ -193,15 +184,15 @@ class LiveViews:
         try:
             yield HEARTBEAT
             while loop.time() < until and not view.has_ended:
-                has_news = await viewer.has_news()
+                has_news = await _is_set_within(viewer.news, KEEP_ALIVE)
                 if view.has_ended:
                     break
                 if has_news:
                     yield event(viewer.take())
                 else:
                     yield HEARTBEAT
-                    if self._supervisor.space.is_full():  # nothing tells that there is room again
-                        self._supervisor.subscriptions.look_soon()
+                    if self.supervisor.space.is_full():  # nothing tells that there is room again
+                        self.supervisor.subscriptions.look_soon()
             if view.why_gone is not None:
                 yield event({"gone": view.why_gone})
         finally:
@@ -245,12 +236,13 @@ class LiveView:
     async def run(self) -> None:
         """Read, render and hand out what changed, again and again. A failure ends streams, not the daemon."""
         try:
-            with self._subscribe() as subscription, self._views.watch_banner(subscription):
+            views = self._views
+            with self._subscribe() as news, views.supervisor.subscriptions.watch(news, views.banner):
                 while True:
-                    subscription.take_moved()
-                    subscription.take_progress()
+                    news.take_moved()
+                    news.take_progress()
                     await self._update()
-                    await subscription.changed.wait()
+                    await news.changed.wait()
         except RequestRefused as error:
             self.why_gone = str(error)
         except (BgdError, OSError) as error:
@@ -259,18 +251,18 @@ class LiveView:
             logger.exception("a bug, in the update of open pages")
         self.has_ended = True
         for viewer in self.viewers:
-            viewer.wake()
+            viewer.news.set()
 
     async def _update(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        version = self._views.position
+        version = self._views.store.position
         before, after = self._latest, await self._build()
         frame = await self._views.frame()
         for name, value in frame.items():
             render = partial(render_part, f"{name}.html", {name: value})
             after.parts[name] = Part(value, render, has_version=False)
-        newest = self._views.position  # what happened while it was read may be in it, too
+        newest = self._views.store.position  # what happened while it was read may be in it, too
         old = before.parts if before else {}
         changed = {
             id_: part for id_, part in after.parts.items() if id_ not in old or old[id_].shown != part.shown
@@ -293,13 +285,14 @@ class _Viewer:
 
     Attributes:
         is_behind: it waits for the next snapshot: the latest one may be older than the page, or newer.
+        news: set while there is something to take, or nothing will follow.
     """
 
     def __init__(self, since: int) -> None:
         self._version = since
         self._parts: dict[str, str] = {}
         self._order: list[str] | None = None
-        self._news = asyncio.Event()
+        self.news = asyncio.Event()
         self.is_behind = False
 
     def begin(self, snapshot: Snapshot, version: int, newest: int, rendered: dict[str, str]) -> None:
@@ -324,17 +317,10 @@ class _Viewer:
         self._parts |= rendered
         self._order = self._order if order is None else order
         if rendered or order is not None:
-            self._news.set()
-
-    def wake(self) -> None:
-        self._news.set()
-
-    async def has_news(self) -> bool:
-        """Wait for news, for KEEP_ALIVE at most; return whether there are any."""
-        return await _is_set_within(self._news, KEEP_ALIVE)
+            self.news.set()
 
     def take(self) -> dict[str, object]:
-        self._news.clear()
+        self.news.clear()
         news: dict[str, object] = {"parts": self._parts, "version": self._version}
         if self._order is not None:
             news["order"] = self._order

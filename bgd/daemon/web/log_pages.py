@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from http import HTTPStatus
 from urllib.parse import urlencode
 
 from markupsafe import Markup
@@ -53,7 +52,7 @@ from bgd.daemon.web.site import Site
 from bgd.formatting import iso_time
 from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
 from bgd.logsearch import LogSearch, Needle, SearchProgress
-from bgd.wire.http import TEXT, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import TEXT, HttpRequest, HttpResponse, not_found, unavailable
 from bgd.wire.views import AttemptView, JobView
 
 MAX_SEARCHES = 4  # at once, of all pages together
@@ -161,7 +160,7 @@ async def _log(site: Site, job: str, attempt: str) -> AttemptLog:
     view, number = await find_job(site.store, job), int(attempt)
     found = await site.store.read(read.attempts_of, JobId(view.id), number - 1, 1)
     if not found or found[0].attempt != number:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"Job {view.id} has no attempt {number}.")
+        raise not_found(f"Job {view.id} has no attempt {number}.")
     return AttemptLog(view, found[0], LogReader(site.supervisor.config.log_dir, view.id, number))
 
 
@@ -172,10 +171,7 @@ async def _search(site: Site, log: AttemptLog, query: SearchQuery) -> AsyncGener
         RequestRefused: too many others search now.
     """
     if site.threads.searches >= MAX_SEARCHES:
-        raise RequestRefused(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"{MAX_SEARCHES} searches are already running: try again later.",
-        )
+        raise unavailable(f"{MAX_SEARCHES} searches are already running: try again later.")
     site.threads.searches += 1
     try:
         yield SearchProgress(0, [], 0, 0)

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from http import HTTPStatus
 from typing import Any, TypeVar, TypeVarTuple
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from bgd.daemon.web.markup import line_markup
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.logsearch import Needle
 from bgd.terminal import Line, Terminal
-from bgd.wire.http import RequestRefused
+from bgd.wire.http import unavailable
 
 MAX_PART = MAX_CHUNK  # bytes of a part
 MAX_LINES = 500  # of a part
@@ -108,8 +107,7 @@ class LogThreads:
                 log.stop()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
+            raise unavailable(
                 f"This takes longer than {MAX_SECONDS:g} seconds: try again later, or use `bgctl logs`.",
             ) from error
 

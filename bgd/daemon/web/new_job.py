@@ -22,7 +22,7 @@ from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, Refused
 from bgd.escape import one_line
 from bgd.wire.class_jobs import problem_with_arguments
-from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused, not_found
 
 MAX_SENT = 12 * 1024  # bytes of the fields in their header, percent-encoded: all headers together have 16 KiB
 FORM_HEADER = "x-bgd-form"  # requests have no body
@@ -99,7 +99,7 @@ async def _read(site: Site, text: str) -> tuple[_Form, StoredSpec | None]:
     if form.job is None:
         return form, None
     if (earlier := await site.store.read(read.read_spec, JobId(form.job))) is None:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no job {form.job}.")
+        raise not_found(f"There is no job {form.job}.")
     return form, earlier
 
 

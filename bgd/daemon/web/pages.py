@@ -39,7 +39,7 @@ from bgd.daemon.web.responses import (
 from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import job_row
 from bgd.formatting import brief_usage, job_as_json
-from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused, not_found
 from bgd.wire.requests import DEFAULT_LIST
 from bgd.wire.views import JobUsage, JobView
 
@@ -151,9 +151,7 @@ async def find_job(store: StoreReader, job: str) -> JobView:
     """Return the job that an address names."""
     view = await store.read(read.view, JobId(int(job)))
     if view is None:
-        raise RequestRefused(
-            HTTPStatus.NOT_FOUND, f"There is no job {job}. It was removed or never submitted."
-        )
+        raise not_found(f"There is no job {job}. It was removed or never submitted.")
     return view
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs, urlencode
 
@@ -26,7 +25,7 @@ from bgd.core.job import ACTIVE, FINAL, WAITING, State
 from bgd.core.spec import QUEUE_NAME, JobNumber
 from bgd.errors import nearest
 from bgd.values import problem_in_words
-from bgd.wire.http import RequestRefused
+from bgd.wire.http import RequestRefused, bad_request
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 MAX_ROWS = 200  # jobs on a page
@@ -136,7 +135,7 @@ def list_query(text: str) -> ListQuery:
     fields = parse_fields(text)
     singles = {name: values[-1] for name, values in fields.items() if name in _PAGE_FIELDS}
     if (order := singles.get("sort")) is not None and order not in ORDERS:
-        raise _refused(f"There is no order {order!r} ({nearest(order, ORDERS)}).")
+        raise bad_request(f"There is no order {order!r} ({nearest(order, ORDERS)}).")
     query = convert_fields({"words": (), **singles}, ListQuery)
     words = [word for key in _WORD_FIELDS for word in _words_of_field(key, fields.get(key, []))]
     try:
@@ -144,23 +143,21 @@ def list_query(text: str) -> ListQuery:
         query = replace(query, words=tuple(words), limit=min(query.limit, MAX_ROWS))
         query.wanted(time.time())
     except ValueError as error:
-        raise _refused(str(error)) from error
+        raise bad_request(str(error)) from error
     return query
 
 
 def log_part_query(text: str) -> LogPartQuery:
     query = read_query(text, LogPartQuery)
     if [query.at, query.after, query.before].count(None) < 2:  # noqa: PLR2004 - of three
-        raise RequestRefused(
-            HTTPStatus.BAD_REQUEST, "An address of a log has only one of at, after and before."
-        )
+        raise bad_request("An address of a log has only one of at, after and before.")
     return query
 
 
 def search_query(text: str) -> SearchQuery:
     query = read_query(text, SearchQuery)
     if not query.text or "\n" in query.text:
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "Search for a text in one line: text=WORDS.")
+        raise bad_request("Search for a text in one line: text=WORDS.")
     return query
 
 
@@ -201,10 +198,6 @@ def word_for(key: str, value: str) -> str:
     return words_for(key, [exact_name(value) if key == "name" else value])[0].text
 
 
-def _refused(message: str) -> RequestRefused:
-    return RequestRefused(HTTPStatus.BAD_REQUEST, message)
-
-
 # --- fields
 
 
@@ -216,7 +209,7 @@ def parse_fields(text: str, *, keep_empty: bool = False) -> dict[str, list[str]]
     try:
         return parse_qs(text, keep_blank_values=keep_empty, errors="replace", max_num_fields=_MAX_FIELDS)
     except ValueError as error:
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"There are more than {_MAX_FIELDS} fields.") from error
+        raise bad_request(f"There are more than {_MAX_FIELDS} fields.") from error
 
 
 def read_query(text: str, kind: type[T]) -> T:
@@ -260,9 +253,9 @@ def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
 
 def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
     if value is None:
-        return _refused(f"{field}: a value is missing.")
+        return bad_request(f"{field}: a value is missing.")
     text = ",".join(value) if isinstance(value, list) else str(value)
     words = problem_in_words(problem.partition(" - at ")[0], str)
     if field == "queue":
         words = f"must be {QUEUE_NAME}"
-    return _refused(f"{field}: {shown(text)} {words}.")
+    return bad_request(f"{field}: {shown(text)} {words}.")

@@ -26,7 +26,7 @@ from bgd.daemon.web.responses import PageResponse, compressed, error_response, h
 from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
-from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused, not_found
 
 Answer = Callable[..., Awaitable[PageResponse]]
 """Takes the site, the request, of a change also the user, and the groups of the path."""
@@ -55,7 +55,7 @@ async def answer(site: Site, request: HttpRequest, endpoints: Endpoints | None) 
 
 async def _show(site: Site, request: HttpRequest, path: str, endpoints: Endpoints | None) -> PageResponse:
     if (page := find(PAGES, path)) is None:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+        raise not_found(NO_PAGE)
     needs_session, is_login = path.startswith("/job-logs"), path.startswith("/login/")
     if needs_session or is_login:
         await _check_user(site, request, endpoints)
@@ -118,7 +118,7 @@ async def _static(site: Site, request: HttpRequest, name: str) -> PageResponse:
     from bgd.daemon.web.static_files import static_response  # noqa: PLC0415
 
     if (response := await asyncio.to_thread(static_response, request, name)) is None:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, NO_PAGE)
+        raise not_found(NO_PAGE)
     return PageResponse(response)
 
 

@@ -22,7 +22,7 @@ from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.daemon.web.strip import state_of_run
 from bgd.errors import BgdError, Refused
-from bgd.wire.http import HttpRequest, RequestRefused
+from bgd.wire.http import HttpRequest, RequestRefused, not_found
 from bgd.wire.schedules import OccurrenceView, ScheduleView
 
 MAX_ROWS = 200  # schedules on a page
@@ -67,7 +67,7 @@ async def _find(site: Site, name: str) -> tuple[ScheduleView | None, list[Occurr
     try:
         history = await site.schedules.history(name, HISTORY, None)
     except Refused as error:
-        raise RequestRefused(HTTPStatus.NOT_FOUND, f"There is no schedule {name}.") from error
+        raise not_found(f"There is no schedule {name}.") from error
     return (await site.schedules.views(name, UPCOMING))[0] if site.schedules.has(name) else None, history
 
 

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, closing
-from http import HTTPStatus
 from pathlib import Path
 from threading import Event
 from urllib.parse import urlencode
@@ -29,7 +28,7 @@ from bgd.formatting import iso_time, outcome_in_words
 from bgd.logfiles import LogReader
 from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
 from bgd.units import format_size
-from bgd.wire.http import HTML, HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import HTML, HttpRequest, HttpResponse, bad_request, unavailable
 from bgd.wire.launching import log_name
 
 MAX_SEARCHES = 3  # at once: each keeps a thread of the pool busy
@@ -57,7 +56,7 @@ async def search(site: Site, request: HttpRequest) -> PageResponse:
     query = read_query(request.query, LogsQuery)
     is_json = wants_json(request)
     if not query.text and is_json:
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, "Say what to search for: text=WORDS.")
+        raise bad_request("Say what to search for: text=WORDS.")
     values = {"text": query.text, "results": _RESULTS, **await site.views.values(None, 0)}
     if not query.text:
         return await html_response("search.html", values)
@@ -82,10 +81,7 @@ def _make_room(site: Site, browser: str) -> None:
         if browser and other == browser:
             search.ended = "this browser has started another search"
     if sum(search.ended is None for search in site.searches) >= MAX_SEARCHES:
-        raise RequestRefused(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"{MAX_SEARCHES} searches are already running: try again later.",
-        )
+        raise unavailable(f"{MAX_SEARCHES} searches are already running: try again later.")
 
 
 async def _found(

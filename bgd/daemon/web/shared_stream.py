@@ -11,14 +11,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from bgd.daemon.web.live import HEARTBEAT
 from bgd.daemon.web.responses import PageResponse, event_stream
 from bgd.daemon.web.seals import Seal
 from bgd.errors import BgdError
-from bgd.wire.http import HttpRequest, HttpResponse, RequestRefused
+from bgd.wire.http import HttpRequest, HttpResponse, unavailable
 
 if TYPE_CHECKING:
     from bgd.daemon.web.site import Site
@@ -55,8 +54,7 @@ async def add_to_shared(site: Site, seal: Seal, events: AsyncGenerator[bytes, No
     shared = site.shared.get(seal.shared)
     if shared is None or shared.is_full:
         await events.aclose()
-        raise RequestRefused(
-            HTTPStatus.SERVICE_UNAVAILABLE,
+        raise unavailable(
             "The connection of this browser is lost, or has too many streams: reload the page.",
         )
     shared.add(seal, events)
