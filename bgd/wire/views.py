@@ -158,42 +158,33 @@ class JobUsage(Struct, frozen=True, kw_only=True):
     processes: int
 
 
-class AttemptFacts(Struct, frozen=True, kw_only=True):
-    """What is stored of an attempt when it ends, and shown as it is. None: not known, or there is nothing.
-
-    * `memory_peak_bytes`: of all processes together, including the files they cached.
-    * `whole_tree`: processor times include processes that were not waited for.
-    * `leftovers`: the processes that it left behind and that bgd ended, in words.
-    """
-
-    attempt: int
-    exit_code: int | None = None
-    signal: int | None = None
-    started_at: float | None = None
-    pid: int | None = None
-    user_seconds: float | None = None
-    system_seconds: float | None = None
-    max_rss_bytes: int | None = None
-    memory_peak_bytes: int | None = None
-    run_seconds: float | None = None
-    whole_tree: bool = False
-    leftovers: str | None = None
-    error: JobError | None = None
-
-
-class AttemptView(AttemptFacts, frozen=True, kw_only=True):
+class AttemptView(Struct, frozen=True, kw_only=True):
     """An attempt as people see it.
 
     `run_seconds` is measured on a clock that cannot be set, so it may differ from the difference of its
     instants. While the attempt runs it is the time until now. None: it did not run, or its end is unknown.
+    `leftovers`: the processes that it left behind and that bgd ended, in words.
     `executor`, `executor_kind`: what runs it; None: this machine, as it is. `node`: where a cluster runs it.
     `tokens`: those that it holds or held, by resource.
     """
 
+    attempt: int
     outcome: Outcome | None  # None while it runs
+    exit_code: int | None
+    signal: int | None
+    started_at: float | None
     finished_at: float | None
+    user_seconds: float | None
+    system_seconds: float | None
+    max_rss_bytes: int | None
+    error: JobError | None
     log_bytes: int | None
     log_path: str
+    pid: int | None
+    whole_tree: bool = False  # processor times include processes that were not waited for
+    memory_peak_bytes: int | None = None  # of all processes together, including the files they cached
+    run_seconds: float | None = None
+    leftovers: str | None = None
     executor: str | None = None
     executor_kind: ExecutorKind | None = None
     tokens: dict[str, list[str]] = {}

@@ -34,7 +34,7 @@ from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, AttemptStarted, Place
 from bgd.wire.replies import Run
 from bgd.wire.requests import SaveStep
-from bgd.wire.views import AttemptFacts, JobProgress
+from bgd.wire.views import JobError, JobProgress
 
 
 class JobEvent(Struct, frozen=True, array_like=True, gc=False):
@@ -93,8 +93,8 @@ class NewAttempt(Struct, frozen=True):
     tokens: Tokens = NO_TOKENS
 
 
-class AttemptEnd(AttemptFacts, frozen=True, kw_only=True):
-    """How an attempt ended; None also means that the value is stored already.
+class AttemptEnd(Struct, frozen=True, kw_only=True):
+    """How an attempt ended; None means that there is no such value, or that it is stored already.
 
     Attributes:
         result: what a class job returned, as JSON text.
@@ -104,11 +104,24 @@ class AttemptEnd(AttemptFacts, frozen=True, kw_only=True):
     """
 
     job: JobId
+    attempt: int
     outcome: Outcome
+    exit_code: int | None = None
+    signal: int | None = None
+    started_at: float | None = None
+    pid: int | None = None
     finished_at: float
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    max_rss_bytes: int | None = None
     log_bytes: int = 0
     log_kept: int = 0
+    whole_tree: bool = False
+    memory_peak_bytes: int | None = None
+    run_seconds: float | None = None
+    leftovers: str | None = None
     place: Place | None = None
+    error: JobError | None = None
     result: str | None = None
     decision: Decision | None = None
     lineage: tuple[str, ...] = ()
