@@ -31,6 +31,11 @@ def visible_symbol(character: str) -> str:
     return "\N{SYMBOL FOR DELETE}" if character == _DELETE else f"<U+{ord(character):04X}>"
 
 
+def is_text(name: str) -> bool:
+    """Return whether UTF-8 can encode a string: names and values of Linux are bytes, not always text."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def as_utf8(path: str) -> str:
     """Return the path of a file with each byte that is not UTF-8 escaped, as messages need it."""
     return path.encode(errors="backslashreplace").decode()

@@ -10,7 +10,7 @@ import os
 import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from struct import Struct as Packing
@@ -121,16 +121,13 @@ class LogReader:
         """Yield what there is between two offsets, in blocks of at most BLOCK bytes, each with its offset."""
         for start, size, path in self._extents():
             position, last = max(offset - start, 0), min(size, end - start)
-            descriptor = _open(path) if position < last else None
-            if descriptor is None:
+            if position >= last:
                 continue
-            try:
+            with _opened(path) as descriptor:
                 while data := os.pread(descriptor, max(min(BLOCK, last - position), 0), position):
                     self._check_stopped()
                     yield start + position, data
                     position += len(data)
-            finally:
-                os.close(descriptor)
 
     def missing(self, offset: int, written: int) -> LogChunk | None:
         """Return an empty chunk that says what the log lacks after its end, `offset`; None: nothing."""
@@ -169,16 +166,11 @@ class LogReader:
     def offset_since(self, at: float) -> int:
         """Return the offset of the first bytes that arrived at this epoch time or later, or the end."""
         for _, path in self._files():
-            descriptor = _open(_marks_path(path))
-            if descriptor is None:
-                continue
-            try:
+            with _opened(_marks_path(path)) as descriptor:
                 marks = range(os.fstat(descriptor).st_size // _MARK.size)
                 first = bisect_left(marks, at * 1e6, key=lambda index: _mark_at(descriptor, index)[1])
                 if first < len(marks):
                     return _mark_at(descriptor, first)[0]
-            finally:
-                os.close(descriptor)
         return self.size()
 
     def times_of(self, offsets: Iterable[int], *, has_parts: bool) -> Iterator[float | None]:
@@ -248,15 +240,10 @@ def _chunk(path: Path, offset: int, data: bytes, left_out: int) -> LogChunk:
 
 def _marks(path: Path, offset: int) -> list[tuple[int, int]]:
     """Return the mark that applies at `offset` of the file `path`, and at most MAX_MARKS in all."""
-    descriptor = _open(_marks_path(path))
-    if descriptor is None:
-        return []
-    try:
+    with _opened(_marks_path(path)) as descriptor:
         count = os.fstat(descriptor).st_size // _MARK.size
         later = bisect_right(range(count), offset, key=lambda index: _mark_at(descriptor, index)[0])
         packed = os.pread(descriptor, MAX_MARKS * _MARK.size, max(later - 1, 0) * _MARK.size)
-    finally:
-        os.close(descriptor)
     whole = len(packed) - len(packed) % _MARK.size  # the last mark may be half written
     return [(begin, microseconds) for begin, microseconds in _MARK.iter_unpack(packed[:whole])]
 
@@ -285,20 +272,21 @@ def _lines_back(block: bytes, wanted: int) -> tuple[int, int]:
 
 
 def _read(path: Path, position: int, length: int) -> bytes:
-    descriptor = _open(path)
-    if descriptor is None:
-        return b""
-    try:
+    with _opened(path) as descriptor:
         return os.pread(descriptor, length, position)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a file of a log for reading; one that does not exist is empty."""
+    try:
+        descriptor = open_log(path)
+    except FileNotFoundError:
+        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _open(path: Path) -> int | None:
-    try:
-        return open_log(path)
-    except FileNotFoundError:
-        return None
 
 
 def open_log(path: Path | str) -> int:

@@ -130,7 +130,8 @@ class BatchSender:
                 while not has_pause and len(in_flight) < IN_FLIGHT:
                     portion = again.popleft() if again else self._next(source)
                     if portion is not None and not (portion.waits and in_flight):
-                        frames = partial(portion.frames, batch=self._batch, after=sent, new=self._object())
+                        new = self._new if self.object is None else NewBatch()  # its token is enough
+                        frames = partial(portion.frames, batch=self._batch, after=sent, new=new)
                         in_flight.append((portion, await connection.post(frames, self._deadline())))
                         sent, has_pause = portion.last, portion.waits
                     else:
@@ -174,10 +175,6 @@ class BatchSender:
         return Taken(
             runs_of(portion.lines, reply.jobs), portion.found_lines(reply.jobs, reply.found), reply.obstacle
         )
-
-    def _object(self) -> NewBatch | None:
-        """Return the batch as a request names it: once it is made, its token is enough."""
-        return self._new if self.object is None else NewBatch()
 
     def _drop_pending(self, last: int) -> None:
         while self._pending and self._pending[0].last <= last:

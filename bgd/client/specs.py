@@ -27,7 +27,7 @@ from bgd.core.spec import (
     kind_of,
 )
 from bgd.errors import Refused, nearest
-from bgd.escape import one_line
+from bgd.escape import as_utf8, is_text, one_line
 from bgd.units import parse_duration
 from bgd.wire.requests import Changes
 
@@ -515,8 +515,8 @@ def _read_environment() -> tuple[dict[str, str], list[str]]:
     env, undecodable = {}, []
     texts = {system_text(name): system_text(value) for name, value in public_environment().items()}
     for name, value in texts.items():
-        if not (_is_text(name) and _is_text(value)):
-            undecodable.append(one_line(name.encode("utf-8", "backslashreplace").decode()))
+        if not is_text(name + value):
+            undecodable.append(one_line(as_utf8(name)))
         elif not name.startswith(OWN_PREFIX):
             env[name] = value
     return env, undecodable
@@ -571,8 +571,3 @@ def system_text(text: str) -> str:
         return os.fsencode(text).decode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise Refused(f"{text!r} has no bytes in the encoding of this process, {error.encoding}") from error
-
-
-def _is_text(text: str) -> bool:
-    """Return whether the system's bytes were UTF-8; Python's text has lone surrogates for other bytes."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)

@@ -28,7 +28,7 @@ class JobTable:
         self.jobs = PackedJobs()
         self.keys: dict[str, JobId] = {}  # the job that has each key
         self.kept_keys: dict[str, float] = {}  # those of finished jobs, and until when they have them
-        self._expiring_keys = DueHeap(self._is_kept_until)
+        self._expiring_keys = DueHeap[str](lambda key, until: self.kept_keys.get(key) == until)
         self.queues = ReadyQueues(slots, rules, self.jobs.get, self.jobs.alike_from, resources)
         self.waiting = WaitingJobs(self.jobs.get)
         self.counts: dict[tuple[str, State], int] = {}  # by queue and state, where there are any
@@ -120,9 +120,6 @@ class JobTable:
                 self.queues.forget(job)
         elif job.state is State.SCHEDULED and not was_taken:
             self.waiting.unschedule(job)
-
-    def _is_kept_until(self, key: str, until: float) -> bool:
-        return self.kept_keys.get(key) == until
 
     def _count_wanting(self, job: Job, change: int) -> None:
         for name, _ in job.conditions.resources:

@@ -34,6 +34,7 @@ from bgd.core.spec import (
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, config_file, restricts_commands
 from bgd.errors import Refused, nearest
+from bgd.escape import is_text
 from bgd.logfiles import last_lines
 from bgd.wire import class_jobs
 from bgd.wire.launching import (
@@ -240,7 +241,7 @@ def own_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("BGD_", "LISTEN_", "WATCHDOG_"))
         and name not in _DAEMON_ONLY
-        and _is_text(name + value)
+        and is_text(name + value)
     }
 
 
@@ -248,9 +249,7 @@ def own_environment() -> dict[str, str]:
 def _own_settings() -> dict[str, str]:
     """Return the variables that configure the daemon, for a program of bgd's own that reads them too."""
     return {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("BGD_") and _is_text(name + value)
+        name: value for name, value in os.environ.items() if name.startswith("BGD_") and is_text(name + value)
     }
 
 
@@ -286,16 +285,7 @@ def _own_folder() -> str:
         folder = os.getcwd()  # noqa: PTH109 - runs at every launch, and Path.cwd takes four times as long
     except FileNotFoundError:  # removed since the daemon started in it
         return "/"
-    return folder if _is_text(folder) else "/"
-
-
-def _is_text(word: str) -> bool:
-    """Return whether UTF-8 can encode a string: names and values of Linux are bytes, not always text."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return folder if is_text(folder) else "/"
 
 
 _MINIMAL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
