@@ -1,4 +1,4 @@
-"""Heaps: the next queued job, the next due job, and the smallest free slot number.
+"""Heaps: the next queued job, and the next due job.
 
 Heaps forget lazily. An entry whose job has moved on stays until it reaches the top, or until enough entries
 are dead for a sweep. So on average no operation takes time proportional to the number of jobs.
@@ -220,39 +220,3 @@ class DueHeap(Generic[K]):
 
     def __len__(self) -> int:
         return len(self._heap)
-
-
-class SlotPool:
-    """Slot numbers, counted from 1: the taken ones, and the smallest free one."""
-
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
-        self._returned: list[int] = []  # a heap; may hold numbers that `take` has taken since
-        self._unused = 1
-
-    def take_smallest(self) -> int:
-        """Take the smallest free number and return it."""
-        while self._returned:
-            slot = heapq.heappop(self._returned)
-            if slot not in self._taken:
-                self._taken.add(slot)
-                return slot
-        while self._unused in self._taken:
-            self._unused += 1
-        slot = self._unused
-        self._unused += 1
-        self._taken.add(slot)
-        return slot
-
-    def take(self, slot: int) -> None:
-        """Take a certain number, for example that of a restored job."""
-        self._taken.add(slot)
-
-    def give_back(self, slot: int) -> None:
-        """Free a number."""
-        self._taken.discard(slot)
-        if slot < self._unused:
-            heapq.heappush(self._returned, slot)
-
-    def __len__(self) -> int:
-        return len(self._taken)

@@ -47,6 +47,7 @@ class Move(StrEnum):
     SNOOZE = "snooze"  # the job asked to run again later
     STOP = "stop"
     REQUEUE = "requeue"  # not the job's fault; the next attempt follows at once
+    RETURN = "return"  # the attempt has not begun, and does not count
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -76,7 +77,7 @@ MOVES: dict[State, dict[Move, State]] = {
         Move.DEFER: State.SCHEDULED,
         **_BEFORE_AN_ATTEMPT,
     },
-    State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
+    State.RUNNING: {Move.STOP: State.STOPPING, Move.RETURN: State.QUEUED, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
     State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
     State.FAILED: {Move.REVIVE: State.QUEUED},

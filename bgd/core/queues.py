@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from bgd.core.breakers import Breakers
 from bgd.core.conditions import reasons_before_queued
 from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason, held_by
-from bgd.core.heaps import ReadyHeap, SlotPool
-from bgd.core.job import WAITING, Job, JobId, Now, State
+from bgd.core.heaps import ReadyHeap
+from bgd.core.job import NO_CONDITIONS, WAITING, Job, JobId, Now, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import NO_TOKENS, ActiveJob, QueueRule, Resources, Shares, StartTimes, TokenPool, Tokens
+from bgd.core.slots import Slots
 from bgd.core.spec import MAX_ID, Demand
 
 Lane = tuple[str | None, Demand, str | None, str | None]
@@ -28,15 +29,14 @@ class ReadyQueues:
     """Queued jobs, and the slots and tokens of active ones.
 
     Jobs that can only start in their order share a lane, which has a heap. Choosing a job visits each lane
-    once. A lane from which nothing could start is skipped until its queue or its resources change: otherwise
-    each new job would visit every full or paused lane.
+    once, but not one from which nothing could start, until its queue or its resources change.
 
-    A job whose key has no free place leaves its lane when it comes to the top, until there is a place: it
-    holds back no other job. One that skips stays, and its caller cancels it when its turn comes.
+    A job whose key has no free place leaves its lane when it comes to the top, until there is a place. One
+    that skips stays, and its caller cancels it when its turn comes.
 
     A rule may change at any time at no cost. Jobs that were in the shared lane before their queue got a rule
     move to its own lane when they come to the top. Only a pause of the first queue in a shared lane, or a
-    rule that its jobs run elsewhere, moves all of them at once.
+    rule that its jobs run elsewhere, moves all at once.
 
     Nothing starves. The first job of a lane that waits only for tokens keeps later jobs from taking any of
     these resources; one that has its tokens and waits only for slots of its queue keeps later jobs of the
@@ -52,11 +52,11 @@ class ReadyQueues:
 
     Attributes:
         active: the jobs that hold a slot, and what else they hold.
-        taken: how many of the slots they take.
+        slots: of the daemon.
         limits: the keys that active jobs hold, and the queued jobs that wait for them.
         tokens: those of all resources, free and held.
         starts: when the latest jobs of queues with a rate have started.
-        now: the time on the elapsed clock, for rates; the caller sets it as time passes.
+        now: the time on the elapsed clock; the caller sets it as time passes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ReadyQueues:
         alike_from: Callable[[JobId], int],
         resources: Resources = NO_TOKENS,
     ) -> None:
-        self.taken = 0
+        self.slots = Slots()
         self.limits = KeyLimits(job_of, alike_from, self.push)
         self.breakers = Breakers()
         self._job_of = job_of
@@ -77,7 +77,6 @@ class ReadyQueues:
         self._wanting: dict[str, set[Lane]] = {}  # lanes that ask for each resource
         self._promising: set[Lane] = set()  # lanes from which a job might start
         self._taken_in: dict[tuple[str, str | None], int] = {}  # slots of active jobs, by queue and target
-        self._numbers = SlotPool()
         self.tokens = TokenPool(resources)
         self.starts = StartTimes()
         self._shares = Shares()
@@ -88,7 +87,8 @@ class ReadyQueues:
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
-        self._slots = slots
+        self.slots.total = slots
+        self.slots.recall()
         self._rules = dict(rules)
         self.tokens.resize(resources)
         self.starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
@@ -113,6 +113,8 @@ class ReadyQueues:
 
     def push(self, job: Job, count: int = 1) -> None:
         """Add a queued job; `count` as in ReadyHeap."""
+        if job.priority > self.slots.lowest:
+            self.slots.recall()
         if job.conditions.limit is not None and self.limits.define(job, count):
             self._reconsider_all()
         lane = self._lane_of(job)
@@ -139,10 +141,8 @@ class ReadyQueues:
         """Take the most urgent queued job that may start; None if there is none.
 
         Jobs that take none of the daemon's slots come first; with `is_paused` only those of queues that are
-        apart come.
-
-        A job that is larger than its queue may run alone in it. If the most urgent job needs more slots than
-        are free, no job overtakes it: otherwise it could starve. A job to be skipped stays in its lane.
+        apart come. A job that is larger than its queue may run alone in it. If the most urgent job needs more
+        slots than are free, no job overtakes it. A job to be skipped stays in its lane.
         """
         if self._closed or self.breakers.keeping:
             self._open()
@@ -151,9 +151,10 @@ class ReadyQueues:
         outside = self._apart if is_paused else self._outside
         job = self._best(outside) if outside else None
         if job is None:
-            free = self._slots - self.taken
-            job = None if free <= 0 or is_paused else self._best(None)
-            if job is None or (self._size_of(job) > free and not self.limits.is_skipped(job)):
+            free = self.slots.total - self.slots.taken
+            has_room = not is_paused and (free > 0 or (self.slots.short and self.slots.may_prefetch()))
+            job = self._best(None) if has_room else None
+            if job is None or not self._may_take(job, free):
                 return None
         if job.conditions.limit is not None and self.limits.is_skipped(job):
             return job
@@ -161,6 +162,13 @@ class ReadyQueues:
         if self._wanting:
             self._reconsider(job)
         return job
+
+    def _may_take(self, job: Job, free: int) -> bool:
+        """Return whether a job may take its slots of the free ones, or be prefetched if there are none."""
+        if free > 0:
+            return self._size_of(job) <= free or self.limits.is_skipped(job)
+        is_plain = job.conditions is NO_CONDITIONS and job.policy.breaker is None
+        return is_plain and job.queue not in self._lanes and not self._shares.are_set
 
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.
@@ -293,7 +301,7 @@ class ReadyQueues:
         reasons += reasons_before_queued(job, now)
         short, before, turn = list(self._short_of(job, rule, now)), self._before(job), self._turn_of(job)
         if not short and (before != set() or not (named or reasons or turn)):
-            short = [Reason(cause=Cause.TURN, slots=self._slots, taken=self.taken)]
+            short = [Reason(cause=Cause.TURN, slots=self.slots.total, taken=self.slots.taken)]
         short = self._with_ahead(short, job, before)
         if turn is not None:
             short.append(turn)
@@ -320,7 +328,7 @@ class ReadyQueues:
         head = self._best(None)
         if head is None or (-head.priority, head.id) >= (-job.priority, job.id):
             return None
-        return head if self._size_of(head) > max(self._slots - self.taken, 1) else None
+        return head if self._size_of(head) > max(self.slots.total - self.slots.taken, 1) else None
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
@@ -351,8 +359,8 @@ class ReadyQueues:
         if not self._has_slots(job, rule):
             slots, taken = self._slots_for(job, rule)
             yield Reason(cause=Cause.QUEUE_SLOTS, subject=job.queue, wanted=size, slots=slots, taken=taken)
-        if job.queue not in self._outside and self.taken + size > self._slots:
-            yield Reason(cause=Cause.SLOTS, wanted=size, slots=self._slots, taken=self.taken)
+        if job.queue not in self._outside and self.slots.taken + size > self.slots.total:
+            yield Reason(cause=Cause.SLOTS, wanted=size, slots=self.slots.total, taken=self.slots.taken)
         for name, wanted in job.conditions.resources:
             free, total = self.tokens.free(name), self.tokens.totals.get(name, 0)
             if wanted > free:
@@ -368,8 +376,7 @@ class ReadyQueues:
 
         None: too many to visit.
 
-        Those of another lane count if its first one may start when there are slots, or keeps this one from
-        its tokens or from the slots of its queue.
+        Those of another lane count if its first one may start, given slots, or keeps this one waiting.
         """
         for lane in list(self._heaps):
             self._top(lane)  # moves jobs to other lanes
@@ -458,13 +465,11 @@ class ReadyQueues:
     # --- active jobs ----------------------------------------------------------------------------------
 
     def occupy(self, job: Job) -> tuple[int, Tokens]:
-        """Give a taken job its slot and tokens, and return them.
-
-        The slot is the smallest free number, or 0 if the job takes none of the daemon's slots.
-        """
-        number = 0 if job.queue in self._outside else self._numbers.take_smallest()
+        """Give a taken job its slot, 0 if it takes none of the daemon's, and tokens; return them."""
+        size = self._size_of(job)
+        number = 0 if job.queue in self._outside else self.slots.take(size, job.priority, self.now)
         if self._shares.are_set and number:
-            self._shares.use(job.queue, self._size_of(job))
+            self._shares.use(job.queue, size)
         if self.starts.rates:
             self.starts.note(job.queue, self.now)
         if job.policy.breaker is not None:
@@ -480,19 +485,18 @@ class ReadyQueues:
     def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give an active job the slot number and tokens that it had before."""
         if number:
-            self._numbers.take(number)
+            self.slots.retake(number, self._size_of(job), job.priority)
         if tokens:
             self.tokens.restore(tokens)
         if (limit := job.conditions.limit) is not None:
             self.limits.take(job, limit)
         self._occupy(job, number, tokens)
 
-    def vacate(self, job: Job) -> None:
-        """Release the slots and tokens of a job whose attempt has ended."""
+    def vacate(self, job: Job, *, has_run: bool = True) -> None:
+        """Release the slots and tokens of a job whose attempt has ended, or has not begun."""
         held = self.active.pop(job.id)
         if held.number:
-            self._numbers.give_back(held.number)
-            self.taken -= held.size
+            self.slots.give_back(held.number, held.size, self.now if has_run else None)
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] -= held.size
         if not self._taken_in[sharers]:
@@ -512,10 +516,8 @@ class ReadyQueues:
         self.active[job.id] = ActiveJob(number, size, tokens, job.queue, (-job.priority, job.id))
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] = self._taken_in.get(sharers, 0) + size
-        if number:
-            self.taken += size
 
-    # --- lanes ----------------------------------------------------------------------------------------
+    # --- lanes ---
 
     def _top(self, lane: Lane) -> Urgency | None:
         """Return the top of a lane, once jobs are in the lane of their queue or wait for their key."""
@@ -573,7 +575,7 @@ class ReadyQueues:
     def _size_of(self, job: Job) -> int:
         """Return how many slots a job takes, at most all."""
         wanted = job.conditions.slots
-        return wanted if job.queue in self._outside else min(wanted, self._slots)
+        return wanted if job.queue in self._outside else min(wanted, self.slots.total)
 
     def _lane_of(self, job: Job) -> Lane:
         conditions = job.conditions

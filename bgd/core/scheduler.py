@@ -209,7 +209,7 @@ class Scheduler:
     @property
     def taken(self) -> int:
         """How many slots active jobs take."""
-        return self.table.queues.taken
+        return self.table.queues.slots.taken
 
     @property
     def counts(self) -> Mapping[tuple[str, State], int]:
@@ -388,9 +388,7 @@ class Scheduler:
         Raises:
             KeyError: no running job has this id.
         """
-        job = self.table.jobs[job_id]
-        if job.state is not State.RUNNING:
-            raise KeyError(job_id)
+        job = self._running_job(job_id)
         if job.suspended is not suspended:
             job = replace(job, suspended=suspended)
             self._note(job, now)
@@ -416,6 +414,7 @@ class Scheduler:
         move, reason = move_after_end(job, outcome, code, decision)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
+        self.table.queues.now = now.elapsed
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
@@ -433,6 +432,17 @@ class Scheduler:
         self._settle(now)
         return True
 
+    def returned(self, job_id: JobId, now: Now) -> None:
+        """Queue the job of a prefetched attempt that has not begun, as if it had not started.
+
+        Raises:
+            KeyError: no running job has this id.
+        """
+        job = self._running_job(job_id)
+        self.table.queues.vacate(job, has_run=False)
+        self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
+        self._settle(now)
+
     # --- facts: time and slots ------------------------------------------------------------------------
 
     def wait_to_settle(self) -> None:
@@ -447,6 +457,7 @@ class Scheduler:
     def pause(self, why: Cause) -> None:
         """Start no job until this reason ends, which goes away by itself."""
         self._pauses.add(why)
+        self.table.queues.slots.recall()
 
     def resume(self, why: Cause, now: Now) -> None:
         """End this reason."""
@@ -566,6 +577,12 @@ class Scheduler:
         """Return the state of a job that was waiting before `_settle`."""
         job = self.get(job_id)
         return State.CANCELLED if job is None else job.state
+
+    def _running_job(self, job_id: JobId) -> Job:
+        job = self.table.jobs[job_id]
+        if job.state is not State.RUNNING:
+            raise KeyError(job_id)
+        return job
 
     def _waiting_job(self, job_id: JobId) -> Job:
         job = self.table.jobs[job_id]

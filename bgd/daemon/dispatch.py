@@ -25,22 +25,14 @@ from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
 from bgd.wire import class_jobs, launching
-from bgd.wire.launching import (
-    NO_LIMITS,
-    AttemptEnded,
-    AttemptKey,
-    AttemptStarted,
-    ToLauncher,
-    WatchLog,
-    problem_with_limits,
-)
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, ToLauncher, WatchLog
+from bgd.wire.limits import NO_LIMITS, problem_with_limits
 from bgd.wire.views import JobError, JobUsage
 
 logger = logging.getLogger(__name__)
 
 START_PATIENCE = 2.0  # seconds without a report until an attempt counts as waiting for its launcher
 ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
-NEVER_STARTED = "stopped before it was started"
 OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
 
 
@@ -81,7 +73,7 @@ class Dispatcher:
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return None  # it has ended, or the next snapshot finds it unsent and reassigns it
         if current.state is State.STOPPING:  # asked for while the start was being saved
-            return unreported_end(job, Outcome.CANCELLED, now().wall, NEVER_STARTED)
+            return stopped_end(job)
         spec = transaction.specs[job.id].whole()
         try:
             if spec.references:
@@ -359,7 +351,7 @@ class AttemptTable:
         launcher = attempt.launcher
         was_never_started = attempt.is_unsent or launcher == snapshot.instance or launcher in snapshot.covers
         if was_never_started and job.state is State.STOPPING:
-            return unreported_end(job, Outcome.CANCELLED, at, NEVER_STARTED)
+            return stopped_end(job)
         if was_never_started:
             attempt.is_unsent = True
             self.to_reassign.add(job.id)
@@ -422,6 +414,11 @@ def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
         error=JobError(type=Outcome.NOT_STARTED.value, message=why),
         decision=decision,
     )
+
+
+def stopped_end(job: Job) -> AttemptEnd:
+    """Return the end of an attempt that was stopped before it began."""
+    return unreported_end(job, Outcome.CANCELLED, now().wall, "stopped before it was started")
 
 
 def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:

@@ -37,17 +37,8 @@ from bgd.errors import Refused, nearest
 from bgd.escape import is_text
 from bgd.logfiles import last_lines
 from bgd.wire import class_jobs
-from bgd.wire.launching import (
-    NO_LIMITS,
-    AttemptKey,
-    Launch,
-    Limits,
-    PilotStart,
-    Place,
-    SlurmStart,
-    WarmStart,
-    log_name,
-)
+from bgd.wire.launching import AttemptKey, Launch, PilotStart, Place, SlurmStart, WarmStart, log_name
+from bgd.wire.limits import NO_LIMITS, Limits
 from bgd.worker import WORKER
 
 DEFAULT_UMASK = 0o022
@@ -90,6 +81,7 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         own_group=config.daemon.cgroups == "all",
         position=position,
         place=place,
+        slot=slot,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])

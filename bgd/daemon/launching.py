@@ -35,6 +35,7 @@ from bgd.wire.launching import (
     ToLauncher,
     encode,
 )
+from bgd.wire.limits import Abilities
 
 if TYPE_CHECKING:
     from bgd.daemon.supervisor import Supervisor
@@ -86,7 +87,7 @@ class LauncherLink:
         self.instance = ""
         self.pid: int | None = None
         self.protocol = launching.OLDEST_LAUNCHING_PROTOCOL
-        self.abilities: launching.Abilities | None = None
+        self.abilities: Abilities | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -540,6 +541,8 @@ class _Connection(asyncio.Protocol):
                 self._listener.attempt_ended(message)
             case AttemptEnded():
                 self._ended.append(message)
+            case launching.AttemptReturned(key):
+                self._listener.attempt_returned(key)
             case launching.LogGrew():
                 self._listener.log_grew(message)
             case launching.Checked(number, is_alive):

@@ -24,7 +24,7 @@ from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
-from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end
+from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
@@ -44,7 +44,8 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
+from bgd.wire import launching
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import QueueView, ResourceView
 
@@ -358,6 +359,7 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
+        self.scheduler.table.queues.slots.prefetches = self.link.supports(launching.ReturnAttempts())
         self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
 
@@ -390,6 +392,17 @@ class Supervisor:
         self.transaction.acknowledge.append(ended.key)
         self._changed.set()
 
+    def attempt_returned(self, key: AttemptKey) -> None:
+        """Queue the job of an attempt that has not begun again."""
+        job = self.dispatcher.active_job(key)
+        if job is not None and job.state is State.STOPPING:  # asked for meanwhile
+            self._end_attempt(stopped_end(job))
+        elif job is not None:
+            self._attempts.end(job.id)
+            self.transaction.returned.append((job.id, job.attempt))
+            self.scheduler.returned(job.id, now())
+            self._changed.set()
+
     def log_grew(self, grew: LogGrew) -> None:
         """Notify the followers of a log that it has grown."""
         if grew.key.store == self._store.store_id:
@@ -408,8 +421,7 @@ class Supervisor:
             self.measurements.saved(transaction, self._store.commit_seconds, self._store.committed_at)
         if transaction.new:
             self.newest_id = transaction.new[-1].id
-        if transaction.launches or transaction.commands or transaction.acknowledge:
-            self._tell_launcher(transaction)
+        self._tell_launcher(transaction)
         for answer in transaction.answers:
             answer()
         self.subscriptions.notify_progress(transaction.progress, [end.job for end in transaction.ends])
@@ -439,7 +451,11 @@ class Supervisor:
                 return
 
     def _tell_launcher(self, transaction: Transaction) -> None:
-        """Launch, stop and acknowledge attempts as saved."""
+        """Recall, launch, stop and acknowledge attempts as saved."""
+        slots = self.scheduler.table.queues.slots
+        if slots.recalls:
+            slots.recalls = False
+            self.link.send(launching.ReturnAttempts())
         for job in transaction.launches:
             end = self.dispatcher.launch(job, transaction, self.config, self._store.position)
             if end is not None:

@@ -136,6 +136,11 @@ class Attempt:
         return AttemptStarted(key, pid, at, self.is_suspended, self.since, place, self.waits)
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether nothing has been asked of it since its launch."""
+        return self.reason is None and not self.is_suspended and not self._signals
+
+    @property
     def has_exited(self) -> bool:
         """Whether its first process has ended, even if that is not known yet."""
         return self._run is not None and self._run.has_exited

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from bgd.launcher.deadlines import readable
 from bgd.launcher.process import own_status
-from bgd.wire.launching import CONTROLLERS, Abilities, AttemptKey, Limits
+from bgd.wire.launching import AttemptKey
+from bgd.wire.limits import CONTROLLERS, Abilities, Limits
 
 log = logging.getLogger(__name__)
 

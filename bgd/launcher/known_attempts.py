@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+Line = tuple[str, int] | AttemptKey
+"""A slot of a database, or an attempt that has none."""
+
+
 class KnownAttempts:
     """Do what the supervisor asks of attempts, and report to it.
 
@@ -47,7 +52,9 @@ class KnownAttempts:
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self.idle: Callable[[], None] = lambda: None
         self._is_closing = False
-        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
+        self._waiting: set[AttemptKey] = set()  # those that have not begun: for their slot, or while closing
+        self._lines: dict[Line, deque[AttemptKey]] = {}  # the attempts of each slot; the first one runs
+        self._timed: set[Line] = set()  # those that are looked at soon
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
         self._usage = UsageReader(context, self.unended)
@@ -56,7 +63,7 @@ class KnownAttempts:
     @property
     def is_running(self) -> bool:
         """Whether an attempt has begun and not ended."""
-        return len(self.unended) > len(self._deferred)
+        return len(self.unended) > len(self._waiting)
 
     def remember(self, ends: Iterable[AttemptEnded]) -> None:
         """Adopt unacknowledged ends of a predecessor."""
@@ -80,26 +87,66 @@ class KnownAttempts:
             self._channel.send(self.unended[key].state if key in self.unended else self._ends[key])
             return
         attempt = self._add(launch)
-        if self._is_closing:
+        line = _line_of(launch)
+        if self._lines[line][0] != key:
+            self._waiting.add(key)
+            self._return_later(line)
+        elif self._is_closing:
             # the journal has nothing of it, so it counts as never started and the next launcher gets it;
             # interrupting it would fail all queued jobs, one after the other
-            self._deferred.add(key)
+            self._waiting.add(key)
         else:
             self._begin(attempt)
+
+    def return_waiting(self) -> None:
+        """Give back every attempt that waits for its slot, unless something was asked of it."""
+        for line in self._lines.values():
+            self._return(line)
+
+    def _return_later(self, line: Line) -> None:
+        """Give back those that wait in a line, if the first one takes long."""
+        if line not in self._timed:
+            self._timed.add(line)
+            self._context.deadlines.after(_SLOT_PATIENCE, partial(self._check, line, self._lines[line][0]))
+
+    def _check(self, line: Line, first: AttemptKey) -> None:
+        self._timed.remove(line)
+        keys = self._lines.get(line)
+        if keys is not None and keys[0] == first:
+            self._return(keys)
+        elif keys is not None and len(keys) > 1:
+            self._return_later(line)
+
+    def _return(self, line: deque[AttemptKey]) -> None:
+        able = self._channel.newest >= launching.FIRST_WITH_RETURNS
+        for key in list(line)[1:] if able else ():
+            if key in self._waiting and self.unended[key].is_untouched:
+                del self.unended[key]
+                self._waiting.remove(key)
+                line.remove(key)
+                self._channel.send(launching.AttemptReturned(key))
 
     def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
         """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
         if attempt := self.unended.get(key):
             told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
             attempt.stop(Outcome.CANCELLED, grace, told)
-            if key in self._deferred:
-                self._deferred.remove(key)
+            if key in self._waiting:
+                self._waiting.remove(key)
                 self._begin(attempt)  # it ends at once
+
+    def resume(self, key: AttemptKey) -> None:
+        """Undo the suspension of an attempt; one that still waits for its slot may be given back again."""
+        if attempt := self.unended.get(key):
+            attempt.resume()
+            if key in self._waiting:
+                self._return_later(_line_of(attempt.launch))
 
     def interrupt(self) -> None:
         """Stop all attempts, and start no more."""
         self._is_closing = True
-        for attempt in self.unended.values():
+        for key in self.unended.keys() - self._waiting:
+            attempt = self.unended[key]
             attempt.stop(Outcome.INTERRUPTED, attempt.launch.grace)
 
     def acknowledge(self, key: AttemptKey) -> None:
@@ -167,6 +214,7 @@ class KnownAttempts:
         grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
         attempt = Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
         self.unended[launch.key] = attempt
+        self._lines.setdefault(_line_of(launch), deque()).append(launch.key)
         return attempt
 
     def _executor_of(self, launch: Launch) -> Executor:
@@ -199,9 +247,20 @@ class KnownAttempts:
             attempt.acknowledge()
         del self.unended[ended.key]
         self._ends[ended.key] = ended
+        self._leave_line(attempt.launch)
         self._channel.send(ended)
         if not self.is_running:
             self.idle()
+
+    def _leave_line(self, launch: Launch) -> None:
+        """Let the next attempt of its slot begin."""
+        line = self._lines[_line_of(launch)]
+        line.remove(launch.key)
+        if not line:
+            del self._lines[_line_of(launch)]
+        elif line[0] in self._waiting and not self._is_closing:
+            self._waiting.remove(line[0])
+            self._begin(self.unended[line[0]])
 
     def _known(self, key: AttemptKey) -> Attempt | AttemptEnded | None:
         return self.unended.get(key) or self._ends.get(key)
@@ -214,4 +273,9 @@ class KnownAttempts:
             self._grown.add(key)
 
 
+def _line_of(launch: Launch) -> Line:
+    return (launch.key.store, launch.slot) if launch.slot else launch.key
+
+
+_SLOT_PATIENCE = 0.02  # seconds that an attempt may run before those that wait for its slot go back
 _PILOT_PATIENCE = 2.0  # seconds for pilots to say what their attempts use

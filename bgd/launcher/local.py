@@ -28,7 +28,8 @@ from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, ProcessEnd, StopRe
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
 from bgd.units import format_size
-from bgd.wire.launching import NO_LIMITS, AttemptEnded, Launch, NotStarted, WarmStart, problem_with_limits
+from bgd.wire.launching import AttemptEnded, Launch, NotStarted, WarmStart
+from bgd.wire.limits import NO_LIMITS, problem_with_limits
 
 log = logging.getLogger(__name__)
 

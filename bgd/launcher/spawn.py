@@ -31,7 +31,8 @@ from bgd.launcher.problems import (
 from bgd.launcher.process import MARK, set_tag
 from bgd.launcher.tree import UNKILLABLE, ProcessEnd, StopReason, mark
 from bgd.wire.class_jobs import MAX_DOCUMENT
-from bgd.wire.launching import NO_LIMITS, Launch, NotStarted
+from bgd.wire.launching import Launch, NotStarted
+from bgd.wire.limits import NO_LIMITS
 
 log = logging.getLogger(__name__)
 

@@ -270,8 +270,7 @@ class Supervisors:
                 if attempt := self._attempts.unended.get(key):
                     attempt.suspend()
             case launching.ContinueProcesses(key):
-                if attempt := self._attempts.unended.get(key):
-                    attempt.resume()
+                self._attempts.resume(key)
             case launching.Acknowledge():
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
@@ -283,6 +282,8 @@ class Supervisors:
                 self._attempts.measure()
             case launching.RenewWorkers():
                 self._attempts.workers.renew()
+            case launching.ReturnAttempts():
+                self._attempts.return_waiting()
             case launching.OutputStored(key, offset):
                 if self._context.outbox is not None:
                     self._context.outbox.stored(key, offset)
@@ -394,7 +395,7 @@ class SupervisorChannel:
 
     def __init__(self) -> None:
         self.frames = FrameWriter(MAX_LAUNCHING_FRAME)
-        self._newest = 0  # protocol of the supervisor
+        self.newest = 0  # protocol of the supervisor
         self._timer: asyncio.TimerHandle | None = None
         self.is_slow = False
 
@@ -407,7 +408,7 @@ class SupervisorChannel:
         """Send to this supervisor from now on; drop the previous one, with everything unread and unsent."""
         self.disconnect()
         self.frames.transport = transport
-        self._newest = newest
+        self.newest = newest
 
     def disconnect(self) -> None:
         """Close the connection at once; drop everything unread and unsent."""
@@ -417,12 +418,12 @@ class SupervisorChannel:
     def send(self, message: FromLauncher) -> None:
         """Send a message at the end of this turn of the loop, together with others."""
         if self.is_connected:
-            self.frames.send(encode(launching.readable_by(message, self._newest)))
+            self.frames.send(encode(launching.readable_by(message, self.newest)))
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one from `send`, or soon: it is not urgent."""
         if self.is_connected:
-            self.frames.add(encode(launching.readable_by(message, self._newest)))
+            self.frames.add(encode(launching.readable_by(message, self.newest)))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 

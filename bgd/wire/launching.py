@@ -8,7 +8,6 @@ only ever added, fields with a default. R1 to R8 are the rules in docs/reliabili
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import TypeVar
 
@@ -20,8 +19,9 @@ from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
+from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
-LAUNCHING_PROTOCOL = 9
+LAUNCHING_PROTOCOL = FIRST_WITH_RETURNS = 10
 # of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
 OLDEST_LAUNCHING_PROTOCOL = 1
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
@@ -80,26 +80,6 @@ class WarmStart(Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation.FORK
     recycle_jobs: int | None = None
     recycle_memory: int | None = None
-
-
-class Limits(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Limits of an attempt, as in a JobSpec. None: the launcher's own."""
-
-    nice: int | None = None
-    memory_max: int | None = None
-    cpu_max: int | None = None
-    pids_max: int | None = None
-    open_files: int | None = None
-    core_max: int | None = None
-
-    @property
-    def controllers(self) -> list[str]:
-        """The controllers of cgroup v2 that these limits need."""
-        return [name for field, name in CONTROLLERS.items() if getattr(self, field) is not None]
-
-
-NO_LIMITS = Limits()
-CONTROLLERS = {"memory_max": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 
 
 class Place(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -171,6 +151,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `stop_signal`: sent first to end the attempt. None: TERM.
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `slurm`: run it on a cluster; None: on this machine.
+    * `slot`: since protocol 10, begin once no attempt that was launched earlier has this slot; 0: at once.
     """
 
     key: AttemptKey
@@ -195,6 +176,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     stop_signal: StopSignal | None = None
     place: Place | None = None
     slurm: SlurmStart | None = None
+    slot: int = 0
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
@@ -260,6 +242,10 @@ class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no more attempts; new ones replace them when needed."""
 
 
+class ReturnAttempts(Struct, frozen=True, tag="return"):
+    """Answer AttemptReturned for each attempt that waits for its slot, and forget it."""
+
+
 class OutputStored(Struct, frozen=True, tag="stored"):
     """Forget the output of an attempt before this offset. Only pilots get this: they keep no logs."""
 
@@ -312,6 +298,7 @@ ToLauncher = (
     | CheckAttempt
     | MeasureUsage
     | RenewWorkers
+    | ReturnAttempts
     | OutputStored
     | KeepAlive
     | TradeSockets
@@ -334,6 +321,8 @@ def protocol_of(message: ToLauncher) -> int:
             return 8
         case OpenKeyboard():
             return 9
+        case ReturnAttempts():
+            return FIRST_WITH_RETURNS
         case _:
             return OLDEST_LAUNCHING_PROTOCOL
 
@@ -371,20 +360,6 @@ class PilotNode(Struct, frozen=True, kw_only=True):
     cpus: int | None = None
     memory: int | None = None
     variables: dict[str, str] = {}
-
-
-class Abilities(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The limits that a launcher can set.
-
-    `controllers`: those of cgroup v2 that it has. `problem`: why it does not have all, and what to do.
-    `least_nice`: the lowest niceness. `most_open_files`, `most_core`: the highest of these limits; None: any.
-    """
-
-    controllers: list[str] = []
-    problem: str = ""
-    least_nice: int = -20
-    most_open_files: int | None = None
-    most_core: int | None = None
 
 
 class AttemptStarted(Struct, frozen=True, tag="started"):
@@ -436,6 +411,15 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     log_problem: str | None = None
     run_seconds: float | None = None
     leftovers: str | None = None
+
+
+class AttemptReturned(Struct, frozen=True, tag="returned"):
+    """An attempt that waited for its slot is forgotten, and has not begun; it may be launched again.
+
+    Sent when asked for, or when the attempt that has the slot takes longer than bgd expected.
+    """
+
+    key: AttemptKey
 
 
 class NotStarted(StrEnum):
@@ -515,7 +499,16 @@ class Declined(Struct, frozen=True, tag="declined"):
 
 
 FromLauncher = (
-    Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Checked | Measured | OutputPart | Declined
+    Welcome
+    | AttemptStarted
+    | AttemptEnded
+    | AttemptReturned
+    | Ready
+    | LogGrew
+    | Checked
+    | Measured
+    | OutputPart
+    | Declined
 )
 
 
@@ -554,25 +547,6 @@ def decode_to_launcher(payload: bytes) -> ToLauncher:
 def decode_from_launcher(payload: bytes) -> FromLauncher:
     """Return the message of a launcher; raise ProtocolError if it is none."""
     return _decoded(_from_launcher_decoder, payload)
-
-
-def problem_with_limits(limits: Limits, abilities: Abilities) -> str | None:
-    """Return in one line why a launcher with these abilities cannot set these limits; None: it can."""
-    return next(_problems_with_limits(limits, abilities), None)
-
-
-def _problems_with_limits(limits: Limits, able: Abilities) -> Iterator[str]:
-    for field, name in CONTROLLERS.items():
-        if getattr(limits, field) is not None and name not in able.controllers:
-            yield f"{field} needs the {name} controller of cgroup v2: {able.problem}"
-    if limits.nice is not None and limits.nice < able.least_nice:
-        yield f"nice {limits.nice} is not permitted: the lowest for bgd is {able.least_nice}"
-    for field, asked, most in (
-        ("open_files", limits.open_files, able.most_open_files),
-        ("core_max", limits.core_max, able.most_core),
-    ):
-        if asked is not None and most is not None and asked > most:
-            yield f"{field} {asked} is not permitted: the launcher's own hard limit is {most}"
 
 
 def ballast_on(size: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from bgd.core.heaps import DueHeap, ReadyHeap, SlotPool
+from bgd.core.heaps import DueHeap, ReadyHeap
 from bgd.core.job import JobId
 
 MANY = 2_000
@@ -154,49 +154,6 @@ class DueHeaps(RuleBasedStateMachine):
 
 
 TestDueHeaps = DueHeaps.TestCase
-
-
-class Slots(RuleBasedStateMachine):
-    """Slots that are taken in turn or, for restored jobs, by number, and given back."""
-
-    def __init__(self):
-        super().__init__()
-        self.slots = SlotPool()
-        self.taken = set()
-
-    @rule()
-    def take_smallest(self):
-        slot = self.slots.take_smallest()
-
-        assert slot == next(number for number in itertools.count(1) if number not in self.taken)
-        self.taken.add(slot)
-
-    @rule(slot=st.integers(1, 8))
-    def take(self, slot):
-        self.slots.take(slot)
-        self.taken.add(slot)
-
-    @precondition(lambda self: self.taken)
-    @rule(data=st.data())
-    def give_back(self, data):
-        slot = data.draw(st.sampled_from(sorted(self.taken)))
-        self.slots.give_back(slot)
-        self.taken.remove(slot)
-
-    @rule()
-    def count(self):
-        assert len(self.slots) == len(self.taken)
-
-
-TestSlots = Slots.TestCase
-
-
-def test_a_returned_slot_that_was_taken_by_number_is_not_handed_out():
-    slots = SlotPool()
-    slots.give_back(slots.take_smallest())
-    slots.take(1)
-
-    assert slots.take_smallest() == 2
 
 
 # --- what was forgotten does not pile up ---------------------------------------------------------------

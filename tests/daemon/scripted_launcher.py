@@ -16,7 +16,6 @@ from bgd.wire.framing import HEADER, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     MAX_LAUNCHING_FRAME,
-    Abilities,
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
@@ -30,6 +29,7 @@ from bgd.wire.launching import (
     decode_to_launcher,
     encode,
 )
+from bgd.wire.limits import Abilities
 from tests.daemon.waiting import soon
 
 BOOT = clock.boot_id()

@@ -19,7 +19,8 @@ from bgd.daemon import dispatch, job_actions
 from bgd.daemon.storage import read, summaries
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire import launching
-from bgd.wire.launching import Abilities, Acknowledge, AttemptStarted, Launch, Limits, StopProcesses
+from bgd.wire.launching import Acknowledge, AttemptStarted, Launch, StopProcesses
+from bgd.wire.limits import Abilities, Limits
 from bgd.wire.replies import Acted, End, ErrorCode, Failed, Submitted
 from bgd.wire.requests import (
     Cancel,

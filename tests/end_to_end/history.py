@@ -139,7 +139,11 @@ class History:
                 assert event.state is MOVES[state][Move(event.what)], f"job {job}: {state}, then {event}"
             if event.what == Move.START:
                 attempt += 1
-            assert event.attempt == attempt
+            if event.what == Move.RETURN:
+                attempt -= 1
+            assert event.attempt == attempt, (
+                f"job {job}: attempt {event.attempt} is not its attempt {attempt}"
+            )
             has_ended = event.what in OVER and state in {State.RUNNING, State.STOPPING}
             assert (event.outcome is not None) == has_ended, f"job {job}: {event}"
             state = event.state

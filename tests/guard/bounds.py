@@ -35,8 +35,9 @@ BOUNDS = {
     # four more than before: jobs on Slurm; an upgrade may replace them, so they are loaded at the start (R7);
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
-    # one that writes frames, which the daemon shares; three for the keyboards of jobs
-    "modules, launcher": (200, 200),
+    # one that writes frames, which the daemon shares; three for the keyboards of jobs; one for limits on what
+    # an attempt may use, which were in a larger file
+    "modules, launcher": (201, 201),
     # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
     # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
@@ -44,15 +45,15 @@ BOUNDS = {
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
     # two about what follows the end of a job, two for steps, four about batches and limits by key,
     # one for breakers, one for pages of batches, two for inboxes, and one for the cells that pages and
-    # `bgctl list` share
-    "modules, daemon": (344, 344),
+    # `bgctl list` share; one for limits on what an attempt may use, and one for slots
+    "modules, daemon": (346, 346),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller
     # some 40 of those of a job count starts and ends by minute, queue and name; eight of each commit hand it
-    # to a thread and back, which a library did before
-    "function calls, a submit": (267, 267),
-    "function calls, a job": (706, 707),
+    # to a thread and back, which a library did before; six of each ask whether a slot may get jobs ahead
+    "function calls, a submit": (273, 273),
+    "function calls, a job": (711, 720),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     # up to 14,000 of it are weak references to cursors, which sqlite3 drops after every 200th
     "bytes of memory, 2000 queued jobs": (16_800, 30_000),
@@ -88,14 +89,14 @@ BOUNDS = {
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
     "system calls of the launcher for an attempt, 100 jobs": (59, 60),
     "waits for events of the launcher, 100 jobs": (771, 860),
-    # no-op commands, submitted at once, in two slots; on a busy machine several ends share a commit
-    "commits, batch of 2000": (1_919, 2_005),
+    # no-op commands, submitted at once, in two slots; jobs that start ahead share commits
+    "commits, batch of 2000": (926, 1_500),
     # two statements and a page more in each commit, for the counts of the minute
-    "SQL statements, batch of 2000": (22_163, 27_400),
-    "bytes written by the daemon, batch of 2000": (58_600_000, 61_200_000),
+    "SQL statements, batch of 2000": (17_316, 22_000),
+    "bytes written by the daemon, batch of 2000": (43_216_147, 53_000_000),
     "bytes written by the launcher, batch of 2000": (1_110_000, 1_113_000),
-    "wake-ups of the daemon, batch of 2000": (14_444, 20_000),
-    "wake-ups of the launcher, batch of 2000": (4_865, 7_000),
+    "wake-ups of the daemon, batch of 2000": (7_187, 12_000),
+    "wake-ups of the launcher, batch of 2000": (3_203, 5_500),
     # class jobs that do nothing, one by one, in a reused worker
     "system calls of the launcher, 100 reused class jobs": (2_401, 2_440),
     "system calls of the worker, 100 reused class jobs": (1_901, 1_905),

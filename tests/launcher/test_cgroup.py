@@ -18,7 +18,8 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.launcher.cgroup import Group, own_group
-from bgd.wire.launching import AttemptEnded, Limits, StopProcesses
+from bgd.wire.launching import AttemptEnded, StopProcesses
+from bgd.wire.limits import Limits
 from tests.faults.figures import record, times
 from tests.launcher.host import OWN_GROUP as OWN
 from tests.launcher.host import PATIENCE, Host, Supervisor, is_alive, needs_groups, written

@@ -20,12 +20,12 @@ from bgd.wire.launching import (
     AttemptStarted,
     ContinueProcesses,
     Launch,
-    Limits,
     SignalProcesses,
     SlurmStart,
     StopProcesses,
     SuspendProcesses,
 )
+from bgd.wire.limits import Limits
 from tests.launcher.faulty_launcher import FOLDER, Faults
 from tests.launcher.host import Host, Supervisor, launch_of
 from tests.launcher.warm.calls import FORK, REUSE, Calls

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import Limits, StopProcesses
+from bgd.wire.launching import StopProcesses
+from bgd.wire.limits import Limits
 from tests.launcher.host import Host, is_alive, needs_root, written
 from tests.launcher.unprivileged import NOBODY, UnprivilegedHost
 from tests.support import wait_until

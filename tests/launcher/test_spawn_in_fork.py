@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.wire.launching import AttemptEnded, Limits, StopProcesses
+from bgd.wire.launching import AttemptEnded, StopProcesses
+from bgd.wire.limits import Limits
 from tests.launcher.host import PATIENCE, STORE, is_alive, needs_groups
 from tests.launcher.silent_mount import silent_mount
 from tests.support import wait_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from signal import SIGCONT
 
@@ -11,12 +12,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bgd.core.job import Outcome
+from bgd.core.slots import SHORT
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     Acknowledge,
     AttemptEnded,
     AttemptKey,
+    AttemptReturned,
     AttemptStarted,
     CheckAttempt,
     Checked,
@@ -33,6 +36,7 @@ from bgd.wire.launching import (
     OutputStored,
     Ready,
     RenewWorkers,
+    ReturnAttempts,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -95,6 +99,8 @@ class SimulatedLauncher:
         self._records = records
         self._supervisor: Callable[[FromLauncher], None] | None = None
         self._is_dead = False
+        self._waiting: dict[AttemptKey, Launch] = {}  # for their slots; the journal has nothing of them
+        self._asked: defaultdict[AttemptKey, list[ToLauncher]] = defaultdict(list)  # of those, once they run
         self._take_over(instance)
 
     def receive(self, message: ToLauncher, connection: Callable[[FromLauncher], None]) -> None:
@@ -118,6 +124,11 @@ class SimulatedLauncher:
         for run in self._journal.runs.values():
             if run.end is not None:
                 run.end.cancel()
+
+    def suspended(self) -> dict[int, bool]:
+        """Return whether each job that has not ended is suspended."""
+        waiting = {key.job: SuspendProcesses(key) in self._asked[key] for key in self._waiting}
+        return waiting | {key.job: run.suspended for key, run in self._journal.runs.items()}
 
     # --- start ------------------------------------------------------------------------------------------
 
@@ -148,17 +159,29 @@ class SimulatedLauncher:
         connection(Welcome(LAUNCHING_PROTOCOL, instance, 1, covers, None, position))
         for key, run in self._journal.runs.items():
             connection(AttemptStarted(key, 1, run.started_at, run.suspended))
+        for key in self._waiting:
+            connection(AttemptStarted(key, None, self._event_queue.now().wall))
         for ended in self._journal.ended.values():
             connection(ended)
         connection(Ready())
 
     # --- attempts ---------------------------------------------------------------------------------------
 
-    def _obey(self, message: ToLauncher) -> None:
+    def _obey(self, message: ToLauncher) -> None:  # noqa: C901, PLR0912  a flat list of cases
         match message:
             case Launch():
                 self._pass(message.position)
                 self._launch(message)
+            case StopProcesses(key) if key in self._waiting:
+                del self._waiting[key]
+                self._finish(key, Outcome.CANCELLED, None, None)
+            case ContinueProcesses(key) if key in self._waiting:
+                self._asked[key] = [each for each in self._asked[key] if isinstance(each, SignalProcesses)]
+                self._event_queue.after(SHORT, self._return)
+            case SuspendProcesses(key) | SignalProcesses(key) if key in self._waiting:
+                self._asked[key].append(message)
+            case ReturnAttempts():
+                self._return()
             case StopProcesses(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
             case SignalProcesses(key, number) if key in self._journal.runs:
@@ -209,10 +232,38 @@ class SimulatedLauncher:
         if key in self._journal.ended:
             self._say(self._journal.ended[key])
             return
+        if key in self._waiting:
+            self._say(AttemptStarted(key, None, self._event_queue.now().wall))
+            return
+        assert key.job not in {other.job for other in [*runs, *self._waiting]}, f"{key} overlaps with another"
+        self._waiting[key] = launch
+        if launch.slot:
+            self._event_queue.after(SHORT, self._return)
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        """Begin all that waited for slots that are free, each slot's in the order in which they came."""
+        taken = {run.launch.slot for run in self._journal.runs.values()} - {0}
+        for key, launch in list(self._waiting.items()):
+            if launch.slot not in taken and not self._is_dead:
+                del self._waiting[key]
+                self._begin(launch)
+                for each in self._asked.pop(key, ()):
+                    self._obey(each)
+                taken |= {launch.slot} - {0} if key in self._journal.runs else set()
+
+    def _return(self) -> None:
+        """Return all that wait and that nothing was asked of, also behind a job that has just begun."""
+        returned = [key for key in self._waiting if not self._asked[key]]
+        for key in returned if self._supervisor is not None and not self._is_dead else ():
+            del self._waiting[key]
+            self._say(AttemptReturned(key))
+
+    def _begin(self, launch: Launch) -> None:
+        key, runs = launch.key, self._journal.runs
         attempt = key.job, key.attempt
         self._records.starts[attempt] += 1
         assert self._records.starts[attempt] == 1, f"attempt {attempt} was started twice"
-        assert key.job not in {other.job for other in runs}, f"two attempts of job {key.job} at once"
         slot, queue = launch.env["BGD_SLOT"], launch.env["BGD_QUEUE"]
         assert int(slot) <= SLOTS, f"attempt {attempt} has a slot that does not exist"
         assert slot not in {run.launch.env["BGD_SLOT"] for run in runs.values()}, f"slot {slot} is taken"
@@ -306,6 +357,7 @@ class SimulatedLauncher:
         if self._supervisor is None:
             self._journal.synced.add(key)
         self._say(ended)
+        self._event_queue.after(0.0, self._begin_next)
 
     def _say(self, message: FromLauncher) -> None:
         if self._supervisor is not None:

@@ -130,7 +130,7 @@ class ShareWatch:
 
 def _model_of(queues: ReadyQueues) -> SlotModel:
     """Return a model of what is taken, which finds out who is ready by looking at all jobs."""
-    model = SlotModel(queues._slots, queues._rules, {"gpu": GPUS})
+    model = SlotModel(queues.slots.total, queues._rules, {"gpu": GPUS})
     model.taken = {
         job_id: TakenSlot(
             held.number,

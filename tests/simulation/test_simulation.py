@@ -20,11 +20,12 @@ from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.daemon import followups, schedule_clock
+from bgd.daemon import dispatch, followups, schedule_clock
 from bgd.daemon.batches import BatchActions
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.launches import build_launch
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import batches as stored_batches
@@ -250,12 +251,30 @@ def give_tokens_back_too_early(monkeypatch):
     monkeypatch.setattr(Scheduler, "_stop", give_back)
 
 
+def begin_at_once_what_is_prefetched(monkeypatch):
+    def build(*args, **options):
+        return replace(build_launch(*args, **options), slot=0)
+
+    monkeypatch.setattr(dispatch, "build_launch", build)
+
+
+def count_returned_attempts(monkeypatch):
+    def returned(self, job_id, now):
+        self.table.queues.vacate(self.table.jobs[job_id], has_run=False)
+        self._move(self.table.jobs[job_id], Move.RETURN, now)
+        self._settle(now)
+
+    monkeypatch.setattr(Scheduler, "returned", returned)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
         (forget_tokens_at_a_restart, "is held twice"),
         (give_tokens_back_too_early, "is held twice"),
         (answer_too_early, ".*"),  # in many ways, soon
+        (begin_at_once_what_is_prefetched, "is taken"),
+        (count_returned_attempts, "attempts are missing|is not its attempt"),
         (acknowledge_too_early, "started twice"),
         (acknowledge_nothing_known, "never acknowledged"),
         (forget_to_save_a_start, "supervisor died|counts by state are wrong"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgd.wire.launching import Abilities, Limits, problem_with_limits
+from bgd.wire.limits import Abilities, Limits, problem_with_limits
 
 EVERYTHING = Abilities(controllers=["memory", "cpu", "pids"])
 NOTHING = Abilities(problem="there is none", least_nice=5, most_open_files=1024, most_core=0)

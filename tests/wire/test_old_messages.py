@@ -19,6 +19,7 @@ from bgd.core.job import Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
 from bgd.core.spec import ExecutorKind, Isolation, JobCause, JobSpec, StopSignal
 from bgd.wire import launching, messages, replies, requests, schedules, views
+from bgd.wire.limits import Abilities, Limits
 from tests.support import has_all_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, Message, tag_of
 
@@ -410,6 +411,7 @@ SENT: dict[str, list[Message]] = {
         launching.CheckAttempt(KEY, 7),
         launching.MeasureUsage(),
         launching.RenewWorkers(),
+        launching.ReturnAttempts(),
         launching.OutputStored(KEY, 4096),
         launching.KeepAlive(),
         launching.TradeSockets(),
@@ -436,6 +438,7 @@ SENT: dict[str, list[Message]] = {
         launching.Ready(),
         launching.LogGrew(KEY, 240),
         launching.Checked(7, is_alive=True),
+        launching.AttemptReturned(KEY),
         launching.Measured([launching.AttemptUsage(KEY, 97.5, 64_000_000, 3)]),
         launching.OutputPart(KEY, 4096, b"line\n"),
         launching.Declined("protocol 7 is unknown"),
@@ -501,11 +504,9 @@ GROWN: dict[str, tuple[str, Message]] = {
 }
 
 
-LIMITS = launching.Limits(
-    nice=5, memory_max=64_000_000, cpu_max=150, pids_max=200, open_files=100, core_max=0
-)
+LIMITS = Limits(nice=5, memory_max=64_000_000, cpu_max=150, pids_max=200, open_files=100, core_max=0)
 LIMITED_SPEC = replace(SPEC, keep_leftovers=True, **asdict(LIMITS))
-ABILITIES = launching.Abilities(
+ABILITIES = Abilities(
     controllers=["cpu"], problem="no memory, pids", least_nice=0, most_open_files=1024, most_core=0
 )
 LAUNCH, ENDED = SENT["to_launcher"][1], SENT["from_launcher"][2]

@@ -189,6 +189,7 @@ class Transaction(Struct, kw_only=True):
         new: jobs that were just submitted; their specs are in `specs`.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
+        returned: attempts stored earlier that have not begun and will not, by job and number.
         pids: attempts that run, or are about to.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
@@ -231,6 +232,7 @@ class Transaction(Struct, kw_only=True):
     saves: dict[JobId, SaveJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
+    returned: list[tuple[JobId, int]] = []
     pids: dict[JobId, AttemptStarted] = {}
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []

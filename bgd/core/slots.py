@@ -1,0 +1,104 @@
+"""Slots: which are taken, and which of them may get jobs ahead."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from math import inf
+
+SHORT = 0.02  # seconds: a slot may get jobs ahead while its jobs take less
+MAX_PREFETCHED = 7  # jobs that wait behind the one that runs in a slot
+
+
+class Slots:
+    """Slots by number, counted from 1. A job that takes several has the number of one.
+
+    While the jobs of a slot are short, more jobs may be *prefetched* for it: they get its number as well,
+    wait at the launcher, and begin one after the other, so that no slot waits for bgd.
+
+    Attributes:
+        total: how many jobs may take together.
+        taken: how many they take; prefetched jobs take none.
+        prefetched: how many jobs have a number that another job had before.
+        prefetches: whether the launcher can hold jobs back until their slot is free.
+        recalls: whether it is to return those that have not begun, because others may have to start next.
+        lowest: no prefetched job has a lower priority; infinite if there is none.
+        short: how many jobs each slot of short jobs may get ahead.
+    """
+
+    def __init__(self) -> None:
+        self.total = self.taken = self.prefetched = 0
+        self.prefetches = self.recalls = False
+        self.lowest: float = inf
+        self.short: OrderedDict[int, int] = OrderedDict()
+        self._users: dict[int, int] = {}  # how many jobs have each number that is not free
+        self._returned: list[int] = []  # a heap of free numbers; some may be taken since
+        self._unused = 1
+        self._since: dict[int, float] = {}  # when a slot got its first job, or its latest one ended
+
+    def take(self, size: int, priority: int, now: float) -> int:
+        """Take slots for a job; return their number: the smallest free one, or else that of another job.
+
+        `now` is on the elapsed clock.
+        """
+        if self.taken >= self.total:
+            number = next(iter(self.short))
+            self.short.move_to_end(number)  # they take turns
+            self.retake(number, size, priority)
+            return number
+        number = self._smallest()
+        if size > 1 and number in self.short:  # those that are prefetched take one
+            del self.short[number]
+        self._since[number] = now
+        self._users[number] = 1
+        self.taken += size
+        return number
+
+    def retake(self, number: int, size: int, priority: int) -> None:
+        """Take slots by their number, for example those of a restored job."""
+        users = self._users[number] = self._users.get(number, 0) + 1
+        if users > 1:
+            self.prefetched += 1
+            self.lowest = min(self.lowest, priority)
+        else:
+            self.taken += size
+
+    def give_back(self, number: int, size: int, now: float | None) -> None:
+        """Take the slots from a job that has ended now; None: that never began."""
+        if now is not None and now - self._since.get(number, -inf) < SHORT:
+            self.short[number] = min(2 * self.short.get(number, 0) + 1, MAX_PREFETCHED)
+        elif number in self.short:
+            del self.short[number]
+        if now is not None:
+            self._since[number] = now
+        self._users[number] -= 1
+        if self._users[number]:
+            self.prefetched -= 1
+            self.lowest = self.lowest if self.prefetched else inf
+            return
+        del self._users[number]
+        self.taken -= size
+        if number < self._unused:
+            heapq.heappush(self._returned, number)
+
+    def may_prefetch(self) -> bool:
+        """Return whether `take` may be called while no slot is free; call it only if some are `short`."""
+        number = next(iter(self.short))
+        may = 0 < self._users.get(number, 0) <= self.short[number]
+        if not may:
+            self.short.move_to_end(number)  # the next one may have room
+        return may and self.prefetches and self.taken == self.total
+
+    def recall(self) -> None:
+        """Let the prefetched jobs come back."""
+        self.recalls = self.recalls or self.prefetched > 0
+
+    def _smallest(self) -> int:
+        while self._returned:
+            number = heapq.heappop(self._returned)
+            if number not in self._users:
+                return number
+        while self._unused in self._users:
+            self._unused += 1
+        self._unused += 1
+        return self._unused - 1

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from bgd.core.breakers import BreakerRule
+from bgd.core.explain import Cause
+from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
+from bgd.core.limits import QueueRule
+from bgd.core.scheduler import CommandAttempt, Scheduler
+from bgd.core.slots import MAX_PREFETCHED, SHORT, Slots
+from tests.core.scheduling import NOW, at, limits, make_scheduler, started, submit
+
+LONG = 2 * SHORT
+
+
+class SlotHistories(RuleBasedStateMachine):
+    """Jobs take slots, some several, and give them back soon or late; some were restored."""
+
+    def __init__(self):
+        super().__init__()
+        self.slots = Slots()
+        self.slots.prefetches = True
+        self.slots.total = 3
+        self.held: list[tuple[int, int]] = []
+        self.now = 0.0
+
+    @rule(size=st.integers(1, 2))
+    def take(self, size):
+        if self.slots.total - self.slots.taken < size:
+            return
+        free = min({1, 2, 3, 4, 5, 6} - {number for number, _ in self.held})
+        assert self.slots.take(size, 0, self.now) == free
+        self.held.append((free, size))
+
+    @rule()
+    def prefetch(self):
+        if self.slots.short and self.slots.may_prefetch():
+            users = Counter(number for number, _ in self.held)
+            number = self.slots.take(1, 0, self.now)
+            assert 0 < users[number] <= MAX_PREFETCHED
+            assert all(size == 1 for held, size in self.held if held == number)
+            self.held.append((number, 1))
+
+    @rule(number=st.integers(1, 6))
+    def restore(self, number):
+        if all(size == 1 for held, size in self.held if held == number):
+            self.slots.retake(number, 1, 0)
+            self.held.append((number, 1))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), passed=st.sampled_from([0.0, SHORT / 3, LONG]), has_run=st.booleans())
+    def give_back(self, data, passed, has_run):
+        number, size = data.draw(st.sampled_from(sorted(self.held)))
+        self.now += passed
+        self.held.remove((number, size))
+        self.slots.give_back(number, size, self.now if has_run else None)
+
+    @rule(total=st.integers(1, 5))
+    def resize(self, total):
+        self.slots.total = total
+
+    @invariant()
+    def count(self):
+        sizes = dict(self.held)
+        assert self.slots.taken == sum(sizes.values())
+        assert self.slots.prefetched == len(self.held) - len(sizes)
+
+
+TestSlotHistories = SlotHistories.TestCase
+
+
+def test_slots_of_short_jobs_take_turns():
+    slots = Slots()
+    slots.prefetches = True
+    slots.total = 2
+    for number in (1, 2):
+        assert slots.take(1, 0, 0.0) == number
+    for number in (1, 2):
+        slots.give_back(number, 1, 0.0)
+        slots.retake(number, 1, 0)
+
+    assert [slots.take(1, 0, 0.0) for _ in range(2) if slots.may_prefetch()] == [1, 2]
+    assert not slots.may_prefetch()
+
+
+# --- what the Scheduler does with it --------------------------------------------------------------------
+
+
+@pytest.fixture
+def scheduler():
+    scheduler = Scheduler(1, limits(narrow=1), 0, lambda: 0.5, {"gpu": ("0",)})
+    scheduler.table.queues.slots.prefetches = True
+    return scheduler
+
+
+def end(scheduler, job_id, now=NOW):
+    """Let the attempt of a job succeed; return what starts, as (job, attempt, slot)."""
+    scheduler.take_effects()
+    assert scheduler.ended(job_id, scheduler.get(job_id).attempt, Outcome.SUCCEEDED, now)
+    return started(scheduler)
+
+
+def test_after_short_jobs_more_and_more_start_ahead(scheduler):
+    jobs = [submit(scheduler) for _ in range(20)]
+
+    ahead = [len(end(scheduler, job)) for job in jobs[:4]]
+
+    # the next one in the free slot, then twice as many and one behind it, for each that has begun there
+    assert ahead == [2, 3, 5, 1]
+    assert scheduler.running == 1 + MAX_PREFETCHED
+    assert scheduler.taken == 1
+
+
+def test_a_prefetched_job_has_the_slot_of_the_one_before_it(scheduler):
+    first, second, third = (submit(scheduler) for _ in range(3))
+
+    assert end(scheduler, first) == [(second, 1, 1), (third, 1, 1)]
+
+
+def test_nothing_is_prefetched_after_a_long_job(scheduler):
+    first, second, _ = (submit(scheduler) for _ in range(3))
+
+    assert end(scheduler, first, at(LONG)) == [(second, 1, 1)]
+
+
+def test_nothing_is_prefetched_if_the_launcher_cannot_hold_it_back():
+    scheduler = make_scheduler(slots=1)
+    first, second, _ = (submit(scheduler) for _ in range(3))
+
+    assert end(scheduler, first) == [(second, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"slots": 2}, {"queue": "narrow"}, {"expires": 60.0}, {"key": "k"}, {"resources": {"gpu": 1}}],
+    ids=lambda options: next(iter(options)),
+)
+def test_only_what_waits_for_nothing_but_a_slot_is_prefetched(scheduler, options):
+    first, second = submit(scheduler), submit(scheduler)
+    submit(scheduler, **options)
+    behind = submit(scheduler, priority=-1)
+
+    assert end(scheduler, first) == [(second, 1, 1)]
+    assert scheduler.get(behind).state is State.QUEUED
+
+
+def test_a_job_with_a_breaker_is_not_prefetched(scheduler):
+    scheduler.breakers.rules = {"app.*": BreakerRule(failures=Rate(2, 60.0, "2/minute"), pause_for=60.0)}
+    first, second = submit(scheduler), submit(scheduler)
+    submit(scheduler, RetryPolicy(breaker="app.*"))
+
+    assert end(scheduler, first) == [(second, 1, 1)]
+
+
+def test_nothing_is_prefetched_while_queues_have_weights():
+    scheduler = Scheduler(1, {"heavy": QueueRule(weight=3)}, last_id=0, roll=lambda: 0.5)
+    scheduler.table.queues.slots.prefetches = True
+    first, second, _ = (submit(scheduler) for _ in range(3))
+
+    assert end(scheduler, first) == [(second, 1, 1)]
+
+
+def test_a_more_urgent_job_recalls_the_prefetched_ones(scheduler):
+    first, _, prefetched = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+    slots = scheduler.table.queues.slots
+
+    submit(scheduler)
+    assert not slots.recalls
+    urgent = submit(scheduler, priority=1)
+    assert slots.recalls
+    scheduler.take_effects()
+    scheduler.returned(prefetched, NOW)
+
+    assert started(scheduler) == []
+    returned = scheduler.get(prefetched)
+    assert (returned.state, returned.attempt) == (State.QUEUED, 0)
+    assert [job for job, *_ in end(scheduler, JobId(2))] == [urgent, prefetched]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [lambda scheduler: scheduler.pause(Cause.PAUSE), lambda scheduler: scheduler.resize(1, {}, NOW)],
+    ids=["pause", "resize"],
+)
+def test_a_pause_and_new_limits_recall_the_prefetched_ones(scheduler, why):
+    first, *_ = (submit(scheduler) for _ in range(3))
+    slots = scheduler.table.queues.slots
+    why(scheduler)
+    scheduler.resume(Cause.PAUSE, NOW)
+    assert not slots.recalls
+    end(scheduler, first)
+
+    why(scheduler)
+
+    assert slots.recalls
+
+
+def test_fewer_slots_get_no_more_jobs_ahead_until_as_few_are_taken(scheduler):
+    scheduler.resize(2, {}, NOW)
+    jobs = [submit(scheduler) for _ in range(6)]
+    end(scheduler, jobs[0], at(LONG))
+
+    scheduler.resize(1, {}, at(LONG))
+
+    assert end(scheduler, jobs[1], at(LONG)) == []
+    assert end(scheduler, jobs[2], at(LONG)) == [(jobs[3], 1, 1), (jobs[4], 1, 1)]
+
+
+def test_after_a_return_nothing_is_prefetched_until_a_short_job_has_ended(scheduler):
+    first, second, third = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+
+    scheduler.returned(third, NOW)
+
+    assert started(scheduler) == []
+    fourth = submit(scheduler)
+    assert end(scheduler, second) == [(third, 1, 1), (fourth, 1, 1)]
+
+
+def test_a_returned_job_stays_suspended(scheduler):
+    first, _, third = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+    scheduler.set_suspended(third, NOW, suspended=True)
+
+    scheduler.returned(third, NOW)
+    end(scheduler, JobId(2))
+
+    assert scheduler.get(third).suspended
+
+
+def test_a_return_of_a_job_that_does_not_run_is_refused(scheduler):
+    first, _, third = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+    scheduler.cancel(third, NOW)
+    assert isinstance(scheduler.take_effects()[-1], CommandAttempt)
+
+    with pytest.raises(KeyError):
+        scheduler.returned(third, NOW)
+
+
+def test_restored_jobs_of_one_slot_take_it_once(scheduler):
+    first, second, _ = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+    twin = make_scheduler(slots=1)
+    for job_id in (second, second + 1):
+        twin.restore(scheduler.get(job_id), slot=1)
+
+    assert (twin.running, twin.taken) == (2, 1)
+    submit(twin, priority=5)
+    assert twin.table.queues.slots.recalls
+    end(twin, second)
+    assert (twin.running, twin.taken) == (1, 1)

@@ -1,0 +1,184 @@
+"""Jobs that the launcher gets ahead, and gives back if they have not begun."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgd.core import slots
+from bgd.core.explain import Cause
+from bgd.core.job import Move, Outcome, State
+from bgd.daemon.storage import activity, change_stream
+from bgd.wire.launching import (
+    FIRST_WITH_RETURNS,
+    AttemptReturned,
+    AttemptStarted,
+    Launch,
+    ReturnAttempts,
+    StopProcesses,
+    SuspendProcesses,
+)
+from bgd.wire.views import EventView
+from tests.daemon.harness import command, configure, running_supervisor
+from tests.daemon.scripted_launcher import end
+
+
+@pytest.fixture
+def config(folder, monkeypatch):
+    monkeypatch.setattr(slots, "SHORT", 1000.0)  # however slow this machine is
+    return configure(folder, "slots = 1")
+
+
+def launches(messages):
+    return [(message.key.job, message.key.attempt) for message in messages if isinstance(message, Launch)]
+
+
+async def prefetched(life, launcher):
+    """Run a short job, and let a second one run and a third one wait behind it; return the key of that."""
+    first = await life.launched()
+    second, third = await life.submit(), await life.submit()
+    launcher.say(end(first))
+    assert launches(await life.heard()) == [(second, 1), (third, 1)]
+    return life.key(third)
+
+
+async def test_after_a_short_job_the_launcher_gets_two(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+
+        assert (await life.view(key.job)).state is State.RUNNING
+        assert (life.supervisor.scheduler.running, life.supervisor.scheduler.taken) == (2, 1)
+
+
+async def test_an_older_launcher_gets_nothing_ahead(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(protocol=FIRST_WITH_RETURNS - 1)
+        first = await life.launched()
+        second, _ = await life.submit(), await life.submit()
+        launcher.say(end(first))
+
+        assert launches(await life.heard()) == [(second, 1)]
+
+
+async def test_a_returned_attempt_leaves_no_trace_and_starts_again_under_its_number(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+
+        launcher.say(AttemptReturned(key))
+
+        await life.heard()
+        assert (await life.view(key.job)).state is State.QUEUED
+        assert await life.attempts(key.job) == []
+        launcher.say(end(life.key(key.job - 1)))
+        assert launches(await life.heard()) == [(key.job, 1)]
+        launcher.say(end(key))
+        await life.heard()
+        view = await life.view(key.job)
+        assert (view.state, view.attempt) == (State.SUCCEEDED, 1)
+        events = await life.store.read(change_stream.read_events, 0, 100)
+        whats = [event.what for event in events if isinstance(event, EventView) and event.job == key.job]
+        assert whats == ["submit", Move.START, Move.RETURN, Move.START, Move.SUCCEED]
+
+
+async def test_charts_count_the_start_of_a_returned_attempt_once(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        await life.heard()
+        launcher.say(end(key))
+        await life.heard()
+
+        rows = await life.store.read(lambda db: db.execute("SELECT kind, counts FROM activity").fetchall())
+
+        started = [activity._decode(packed).started for kind, packed in rows if kind == activity.QUEUE]
+        assert sum(started) == 3
+
+
+async def test_it_may_start_again_in_the_transaction_of_its_return(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        life.commits.close()
+        life.take(command("/bin/true", priority=-1))
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        await life.commits.reached.wait()
+        life.commits.open()
+
+        assert launches(await life.heard()) == [(key.job, 1), (key.job + 1, 1)]
+        assert [each.attempt for each in await life.attempts(key.job)] == [1]
+
+
+async def test_a_return_of_what_is_to_be_stopped_cancels_it(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        life.supervisor.decide(lambda scheduler, at: scheduler.cancel(key.job, at))
+        await launcher.hear(StopProcesses)
+
+        launcher.say(AttemptReturned(key))
+
+        await life.heard()
+        assert (await life.view(key.job)).state is State.CANCELLED
+        [attempt] = await life.attempts(key.job)
+        assert attempt.outcome is Outcome.CANCELLED
+
+
+async def test_a_returned_attempt_that_was_suspended_meanwhile_starts_suspended(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        life.supervisor.decide(lambda scheduler, at: scheduler.set_suspended(key.job, at, suspended=True))
+        assert await launcher.hear(SuspendProcesses) == SuspendProcesses(key)
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+
+        told = await life.heard()
+
+        assert launches(told) == [(key.job, 1)]
+        assert SuspendProcesses(key) in told
+
+
+async def test_a_return_of_an_unknown_attempt_changes_nothing(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        launcher.say(AttemptReturned(life.key(key.job, 2)), AttemptReturned(life.key(99)))
+
+        assert await life.heard() == []
+        assert (await life.view(key.job)).state is State.RUNNING
+
+
+async def test_a_more_urgent_job_recalls_what_waits(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+
+        urgent = await life.submit(command(priority=1))
+
+        assert await life.heard() == [ReturnAttempts()]
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        assert launches(await life.heard()) == [(urgent, 1), (key.job, 1)]
+
+
+async def test_a_pause_recalls_what_waits(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+
+        life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
+
+        assert await life.heard() == [ReturnAttempts()]
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        assert launches(await life.heard()) == []
+
+
+async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0), AttemptStarted(key, None, 1.0))
+
+        assert launches(await life.told()) == []
+        assert (life.supervisor.scheduler.running, life.supervisor.scheduler.taken) == (2, 1)
