@@ -342,7 +342,7 @@ class InlineBackend:
         for job in map(self._job, request.jobs):
             if request.only_now and not _is_finished(job):
                 continue
-            yield self._until(partial(_is_finished, job))
+            yield partial(self._wait, partial(_is_finished, job))
             yield JobsPart(request.id, [self._view(job)])
         yield End(request.id)
 
@@ -357,11 +357,8 @@ class InlineBackend:
             if not request.follow:
                 yield End(request.id)
                 return
-            yield self._until(lambda: len(self._events) > since)  # noqa: B023 - it waits before the next turn
+            yield partial(self._wait, lambda: len(self._events) > since)  # noqa: B023 - before the next turn
         raise DaemonUnreachable("jobs are no longer run inline")
-
-    def _until(self, condition: Callable[[], bool]) -> Pause:
-        return partial(self._wait, condition)
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         with self._changed:
@@ -436,13 +433,12 @@ class InlineBackend:
         return job
 
     def _run(self, job: InlineJob) -> None:
-        with self._changed:
-            job.started_at = time.time()
-            self._set_state(job, Move.START, State.RUNNING)
         allowed = None if self._allows_all else self.config.security.allowed_classes
         run = InlineRun()
         with self._changed:
+            job.started_at = time.time()
             self._running[job.id] = run
+            self._set_state(job, Move.START, State.RUNNING)
         limit = threading.Timer(job.spec.timeout or 0, run.stop, [Outcome.TIMEOUT])
         if job.spec.timeout:
             limit.start()
@@ -535,37 +531,25 @@ def _view_of(job: InlineJob, defaults: RetryPolicy) -> JobView:
     """Return a job's view, with the default policy where its spec has none."""
     asked = asdict(with_policy(job.spec, policy_of(job.spec, defaults)))
     known = {
-        "id": job.id,
         "kind": "class",
         "queue": job.spec.queue or DEFAULT_QUEUE,
         "priority": job.spec.priority or 0,
         "user": user_name(os.getuid()),
-        "state": job.state,
-        "outcome": job.outcome,
-        "exit_code": job.exit_code,
         "attempt": int(job.started_at is not None),
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "progress": job.progress,
     }
-    return convert({**_nothing_in(JobView), **asked, **known}, JobView)
+    return convert({**_alike(job, JobView), **asked, **known}, JobView)
 
 
 def _attempt_of(job: InlineJob) -> AttemptView:
     """Return the view of a job's only attempt, which has no log and no figures."""
-    known = {
-        "attempt": 1,
-        "outcome": job.outcome,
-        "exit_code": job.exit_code,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "error": job.error,
-        "log_path": "",
-        "pid": os.getpid(),
+    known = {"attempt": 1, "log_path": "", "pid": os.getpid()}
+    return convert({**_alike(job, AttemptView), **known}, AttemptView)
+
+
+def _alike(job: InlineJob, kind: type[JobView | AttemptView]) -> dict[str, Any]:
+    """Return the fields of a view that a job has by the same names; None for others without a default."""
+    return {
+        field.name: getattr(job, field.name, None)
+        for field in fields(kind)
+        if field.required or hasattr(job, field.name)
     }
-    return convert({**_nothing_in(AttemptView), **known}, AttemptView)
-
-
-def _nothing_in(kind: type[JobView | AttemptView]) -> dict[str, None]:
-    return {field.name: None for field in fields(kind) if field.required}

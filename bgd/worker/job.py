@@ -183,14 +183,11 @@ def _awaited(value: Any, stop: Any) -> object:
 def _after_exception(error: BaseException) -> tuple[bytes, int]:
     """Log an exception; return the result document for it, and the exit code."""
     account, wish = _describe(error), _wish_of(error)
-    if wish is None:
-        log(account["traceback"])
-        return json.dumps({"error": account}).encode(), 1
-    if wish.get("aim") == "snooze":  # not a failure, so a traceback would only mislead
+    if wish is not None and wish.get("aim") == "snooze":  # not a failure, so a traceback would only mislead
         log("snoozed: " + (account["message"] or "no reason given") + "\n")
         return json.dumps({"wish": {**wish, "message": account["message"]}}).encode(), 0
     log(account["traceback"])
-    return json.dumps({"wish": {**wish, **account}}).encode(), 1
+    return json.dumps({"error": account} if wish is None else {"wish": {**wish, **account}}).encode(), 1
 
 
 def is_still(fd: int, file: os.stat_result) -> bool:

@@ -99,45 +99,34 @@ def _unpacked(data: bytes, at: int) -> tuple[Any, int]:
     at += 1
     if kind in _CONSTANTS:
         return _CONSTANTS[kind], at
-    if kind in _SHORT:
-        return _container(data, at, *_SHORT[kind])
-    holds, form = _FORMS[kind]
-    end = at + struct.calcsize(form)
-    [number] = struct.unpack(form, data[at:end])
-    return (number, end) if holds is None else _container(data, end, holds, number)
-
-
-def _container(data: bytes, at: int, holds: type, size: int) -> tuple[Any, int]:
-    if holds is bytes:
-        return data[at : at + size], at + size
-    if holds is str:
-        return data[at : at + size].decode(), at + size
+    holds, form, size = _KINDS[kind]
+    if form:
+        [size] = struct.unpack_from(form, data, at)
+        at += struct.calcsize(form)
+    if holds is None:
+        return size, at
+    if holds in {bytes, str}:
+        piece = data[at : at + size]
+        return piece if holds is bytes else piece.decode(), at + size
     values = []
     for _ in range(size * 2 if holds is dict else size):
         value, at = _unpacked(data, at)
         values.append(value)
-    if holds is dict:
-        found = iter(values)
-        return dict(zip(found, found)), at  # noqa: B905 - Python 3.9 has no `strict`
-    return values, at
+    # without `strict`, which Python 3.9 does not have
+    return dict(zip(values[::2], values[1::2])) if holds is dict else values, at  # noqa: B905
 
 
-# What the first byte of a value says: the value itself, or what it holds and how much of that, or what it
-# holds (None: a number) and the form of the number that follows, for struct.
-_CONSTANTS: dict[int, object] = {
-    **{each: each for each in range(0x80)},
-    **{0x100 + each: each for each in range(-0x20, 0)},
-    0xC0: None,
-    0xC2: False,
-    0xC3: True,
+# What the first byte of a value says: the value itself, or what it holds (None: a number) and how much of
+# that, unless a number in this form of struct follows. `bgctl.plain_wire` has this too
+_CONSTANTS: dict[int, object] = {0xC0: None, 0xC2: False, 0xC3: True}
+_CONSTANTS.update((each % 256, each) for each in range(-0x20, 0x80))
+_KINDS: dict[int, tuple[type | None, str, int]] = {
+    first + place: (holds, "", place)
+    for first, holds, count in ((0x80, dict, 16), (0x90, list, 16), (0xA0, str, 32))
+    for place in range(count)
 }
-_SHORT: dict[int, tuple[type, int]] = {
-    **{0x80 + size: (dict, size) for size in range(16)},
-    **{0x90 + size: (list, size) for size in range(16)},
-    **{0xA0 + size: (str, size) for size in range(32)},
-}
-_FORMS: dict[int, tuple[type | None, str]] = {
-    first + place: (holds, f">{form}")
+_KINDS.update(
+    (first + place, (holds, f">{form}", 0))
     for first, holds, forms in (
         (0xC4, bytes, "BHI"),
         (0xCA, None, "fdBHIQbhiq"),
@@ -146,4 +135,4 @@ _FORMS: dict[int, tuple[type | None, str]] = {
         (0xDE, dict, "HI"),
     )
     for place, form in enumerate(forms)
-}
+)
