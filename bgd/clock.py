@@ -19,7 +19,7 @@ from bgd.core.job import Now
 
 def now() -> Now:
     """Return the present on both clocks."""
-    return Now(elapsed(), time.time())
+    return Now(time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
 
 
 class Clocks(NamedTuple):

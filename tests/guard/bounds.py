@@ -52,8 +52,8 @@ BOUNDS = {
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller
     # some 40 of those of a job count starts and ends by minute, queue and name; eight of each commit hand it
     # to a thread and back, which a library did before; six of each ask whether a slot may get jobs ahead
-    "function calls, a submit": (273, 273),
-    "function calls, a job": (711, 720),
+    "function calls, a submit": (269, 269),
+    "function calls, a job": (712, 713),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     # up to 14,000 of it are weak references to cursors, which sqlite3 drops after every 200th
     "bytes of memory, 2000 queued jobs": (16_800, 30_000),

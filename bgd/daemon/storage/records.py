@@ -277,18 +277,8 @@ class Transaction(Struct, kw_only=True):
         return not any(_written(self))
 
 
-_NOT_WRITTEN = {
-    "now",
-    "specs",
-    "results",
-    "answers",
-    "launches",
-    "commands",
-    "acknowledge",
-    "actors",
-    "removers",
-}
-_NOT_WRITTEN |= {"rules", "default_target", "has_notify_facts", "sessions"}
+_NOT_WRITTEN = {"now", "specs", "results", "answers", "launches", "commands", "acknowledge", "actors"}
+_NOT_WRITTEN |= {"removers", "rules", "default_target", "has_notify_facts", "sessions"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from operator import attrgetter, itemgetter
 
 import msgspec
@@ -114,14 +115,13 @@ class TransactionWriter:
         """Write new jobs; return how many there are of each kind that is counted."""
         if _insert_jobs(db, transaction):
             self._inbox.has_sessions = True
-        jobs = self._specs.insert(db, transaction.specs, transaction.submissions)
-        jobs.update(map(attrgetter("state"), transaction.new))
+        environments = self._specs.insert(db, transaction.specs, transaction.submissions)
         if transaction.follow_ups:
             db.executemany("INSERT INTO follow_ups VALUES (?, ?)", transaction.follow_ups)
         if transaction.references:
             sources = [(each.job, job) for job, among in transaction.references.items() for each in among]
             insert_rows(db, "INSERT OR IGNORE INTO wanted_results VALUES", "(?, ?)", sources)
-        return jobs
+        return Counter(chain(environments, map(attrgetter("state"), transaction.new)))
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
         removed = [job.id for job in transaction.removed]
@@ -151,7 +151,8 @@ def _insert_jobs(db: sqlite3.Connection, transaction: Transaction) -> bool:
     SQLite takes a lock for each value, so jobs without conditions, which most are, pass only what differs.
     A job that starts at once is written as it runs.
     """
-    specs, elapsed, starts = transaction.specs, transaction.now.elapsed, _starts(transaction)
+    specs, elapsed = transaction.specs, transaction.now.elapsed
+    starts = {item.job: item.at for item in transaction.attempts}
     plain, others = list[Job](), list[Job]()
     for job in transaction.new:
         spec, is_plain = specs[job.id].spec, job.due is None and job.conditions is NO_CONDITIONS
@@ -170,13 +171,9 @@ def _insert_jobs(db: sqlite3.Connection, transaction: Transaction) -> bool:
     return any(specs[job.id].spec.session for job in others)
 
 
-def _starts(transaction: Transaction) -> dict[JobId, float]:
-    return {item.job: item.at for item in transaction.attempts}
-
-
 def _plain_row(job: Job, stored: StoredSpec, elapsed: float) -> tuple[object, ...]:
     submitted = stored.uid, stored.spec.name, stored.created_at, elapsed, job.id
-    return (job.state.value, job.queue, job.priority, pack_policy(job.policy), *submitted)
+    return (str(job.state), job.queue, job.priority, pack_policy(job.policy), *submitted)
 
 
 def _new_row(job: Job, stored: StoredSpec, elapsed: float, started_at: float | None) -> list[object]:
@@ -196,7 +193,7 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
     ends = {end.job: end for end in transaction.ends}
     if not ends.keys() <= transaction.saves.keys():
         raise LookupError("an attempt ended, and its job was not moved")
-    starts = _starts(transaction)
+    starts = {item.job: item.at for item in transaction.attempts}
     inserted = {job.id for job in transaction.new if job.id in starts}
     ended, started = [], []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
@@ -249,7 +246,7 @@ def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
 def _columns(job: Job) -> tuple[object, ...]:
     conditions = job.conditions
     return (
-        job.state.value,
+        str(job.state),  # of Python 3.11, `value` calls two functions
         job.queue,
         job.priority,
         pack_policy(job.policy),
@@ -428,10 +425,10 @@ class SpecWriter:
 
     def insert(
         self, db: sqlite3.Connection, specs: dict[JobId, StoredSpec], requests: dict[bytes, Submission]
-    ) -> Counter[Counted]:
+    ) -> Iterable[Counted]:
         """Write the specs of new jobs and the requests that made them, by their tokens.
 
-        Return how many of the jobs have each environment.
+        Return the ids of the jobs' environments.
         """
         rows = self._rows(db, specs)
         made = {each.first: (token, submissions.pack_answer(each)) for token, each in requests.items()}
@@ -442,7 +439,7 @@ class SpecWriter:
             others = [row for row in rows if row[2] not in made]
             insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
         _insert_tags(db, specs)
-        return _environments(rows)
+        return map(itemgetter(1), rows)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
         """Replace the specs of jobs, and the names and tags by which lists select."""
@@ -451,7 +448,7 @@ class SpecWriter:
         rows = self._rows(db, stored)
         before = _environments_of(db, specs)
         update_rows(db, "UPDATE specs SET spec = ?, environment = ? WHERE job = ?", rows)
-        _count(db, _environments(rows))
+        _count(db, Counter(map(itemgetter(1), rows)))
         self._unshare(db, before)
         names = [(spec.name, spec.notify, spec.session, job) for job, spec in specs.items()]
         update_rows(db, "UPDATE jobs SET name = ?, notify = ?, session = ? WHERE id = ?", names)
@@ -509,13 +506,8 @@ class SpecWriter:
         return known
 
 
-def _environments(rows: list[tuple[bytes, int | None, JobId]]) -> Counter[Counted]:
-    """Return how many of these rows have each environment."""
-    return Counter(map(itemgetter(1), rows))
-
-
 def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[Counted]:
-    """Return the same for stored jobs."""
+    """Return how many of these jobs have each environment."""
     found: Counter[Counted] = Counter()
     for run in runs_of(job_ids):
         found.update(dict(db.execute(_SHARED, run)))
