@@ -11,7 +11,7 @@ import threading
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ def watch_jobs(daemon: Client, query: Query) -> None:
     is_json = global_options().json
     if not (is_json or is_screen()):
         raise click.UsageError("a list can be watched only on a terminal: use --json, or `bgctl events -f`")
-    with client() as events, _screen(is_used=not is_json):
+    with client() as events, nullcontext() if is_json else _screen():
         changes = _Changes(events)
         while True:
             if is_json:
@@ -98,7 +98,7 @@ def top_command(daemon: Client, *, sort: str) -> None:
     if global_options().json or not is_screen():
         print_list(daemon, query)
         return
-    with _screen(is_used=True):
+    with _screen():
         changes = _Changes(None)
         while True:
             answer = daemon.usage()
@@ -165,11 +165,8 @@ _QUITS = {b"q", b"Q", b""}  # the last: end of input
 
 
 @contextmanager
-def _screen(*, is_used: bool) -> Iterator[None]:
+def _screen() -> Iterator[None]:
     """Use the terminal's other screen and read single keys; restore both at the end."""
-    if not is_used:
-        yield
-        return
     before = termios.tcgetattr(0) if sys.stdin.isatty() else None
 
     def restore() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
+from math import inf
 from typing import assert_never
 
 import msgspec
@@ -96,10 +97,7 @@ def next_at(timetable: Timetable, after: float) -> float | None:
 
 def upcoming_times(timetable: Timetable, after: float, most: int) -> list[float]:
     """Return the next times of a schedule, at most `most`."""
-    found: list[float] = []
-    while len(found) < most and (at := next_at(timetable, found[-1] if found else after)) is not None:
-        found.append(at)
-    return found
+    return due_between(timetable.when, timetable.zone, after, inf, most)
 
 
 def pass_time(

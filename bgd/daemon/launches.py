@@ -296,18 +296,13 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
     """
     name = _name_of(spec, queue, config)
     kind = ExecutorKind.LOCAL if name == LOCAL else config.executors[name].kind
-    if kind.has_nodes:
-        found = next((each for each in _NOT_ON_NODES if getattr(spec, each) not in {None, False}), None)
-        if found is not None:
-            hint = f": use {instead}" if (instead := _INSTEAD.get(found)) else ""
-            raise Refused(f"{found} is for local jobs, and executor {name} runs them on a cluster{hint}")
-    else:
-        found = next((each for each in ON_NODES if getattr(spec, each)), None)
-        if found is not None:
-            hint = f": use {instead}" if (instead := _INSTEAD_HERE.get(found)) else ""
-            raise Refused(
-                f"{found} is for jobs on a cluster, and executor {name} runs them on this machine{hint}"
-            )
+    unusable, its_jobs, there = _NOT_ON_NODES, "local jobs", "on a cluster"
+    if not kind.has_nodes:
+        unusable, its_jobs, there = ON_NODES, "jobs on a cluster", "on this machine"
+    found = next((each for each in unusable if getattr(spec, each)), None)
+    if found is not None:
+        hint = f": use {_INSTEAD[found]}" if found in _INSTEAD else ""
+        raise Refused(f"{found} is for {its_jobs}, and executor {name} runs them {there}{hint}")
 
 
 def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:
@@ -402,8 +397,9 @@ def _name_of(spec: JobSpec, queue: str | None, config: Config) -> str:
 
 
 _NOT_ON_NODES = ("pty", "keep_leftovers", *Limits.__struct_fields__)
-_INSTEAD = {"memory_max": "memory", "cpu_max": "cpus"}
-_INSTEAD_HERE = {
+_INSTEAD = {
+    "memory_max": "memory",
+    "cpu_max": "cpus",
     "memory": "memory_max (--memory-max) to limit it",
     "cpus": "cpu_max (--cpu-max) to limit them",
     "gpus": "a resource (--resource gpu=1), which [resources] shares out",
