@@ -9,23 +9,11 @@ from math import ceil, floor, log10
 WIDTH, HEIGHT = 600.0, 100.0  # units of a picture, which the page stretches
 _LEAST = 1.5  # height of a bar that is not 0, so that a single failure is seen
 _STEPS = (1.0, 2.0, 5.0, 10.0)
+_MINUTE, _HOUR, _DAY = 60.0, 3_600.0, 86_400.0
 _DURATIONS = (
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    600.0,
-    1800.0,
-    3600.0,
-    7200.0,
-    18_000.0,
-    43_200.0,
+    *(unit * count for unit in (1.0, _MINUTE) for count in (1, 2, 5, 10, 30)),
+    *(_HOUR * count for count in (1, 2, 5, 12)),
 )
-_DAY = 86_400.0
 
 
 Layer = tuple[str, str]

@@ -127,10 +127,7 @@ def _overview_as_json(
     for each in names:
         del each["recent"]  # many, and the list has them
     return {
-        "counts": figures.counts,
-        "oldest_queued_at": iso_time(figures.oldest_queued_at),
-        "log_bytes": figures.log_bytes,
-        "database_bytes": figures.database_bytes,
+        **as_json(figures),
         "hours": [{"done": done, "failed": failed} for done, failed in ends.hours],
         "failures": [as_json(each) for each in failures],
         "names": names,
