@@ -53,7 +53,7 @@ ROOMS = {
     # a job that follows another is told in words why that one failed
     "bgd/daemon/followups.py": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.daemon bgd.errors"
     " bgd.brief bgd.formatting.outcome_in_words bgd.wire.views.JobView",
-    "bgd/daemon": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
+    "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts bgd.startup"
     " bgd.systemd bgd.wire"
     " bgd.worker.WORKER",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
-from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import aiosqlite
 import msgspec
 
 from bgd.daemon.threads import cannot_start_thread
@@ -52,19 +52,20 @@ class DiskFull(StoreBroken):
 class DatabaseConnection:
     """One SQLite connection and its thread; `connect` makes the connection, on that thread.
 
-    The thread tells the loop by a descriptor that a call is done. With `call_soon_threadsafe`, it would hold
-    Python's lock while it wakes the loop, which would only wait for that lock, and it would cost a turn more.
+    aiosqlite has no public call that runs a whole transaction on its thread. Several awaited calls would let
+    other tasks in between, and take twice the time. So `call` uses one private name, and only here. A call
+    tells the loop itself that it is done, by a descriptor. With aiosqlite's `call_soon_threadsafe` the thread
+    would hold Python's lock while it wakes the loop, which then waits for it, and takes a turn more.
     """
 
     def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = path
         self._connect = connect
-        self._raw: sqlite3.Connection
+        self._connection = aiosqlite.Connection(self._connect_guarded, iter_chunk_size=1)
         self._failure: str | None = None
+        self._thread: Thread | None = None
         self._loop = asyncio.get_running_loop()
-        self._calls = SimpleQueue[tuple[asyncio.Future[Any], Callable[[], object]] | None]()  # None: end
         self._done = deque[tuple[asyncio.Future[Any], Callable[[Any], object], Any]]()
-        self._thread = Thread(target=self._run_calls)
 
     async def open(self) -> None:
         """Open the file.
@@ -73,18 +74,16 @@ class DatabaseConnection:
             Full: no thread can be started now.
             StoreBroken: the file cannot be used.
         """
-        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            self._thread.start()
-        except RuntimeError as error:  # Python says "can't start new thread"
-            os.close(self._wakeup)
-            raise cannot_start_thread(error) from error
-        self._loop.add_reader(self._wakeup, self._deliver)
-        try:
-            self._raw = await self._put(partial(self._guarded, self._connect))
-        except BaseException:
-            self._end()
+            await self._connection
+        except Exception as error:
+            if self._thread is None:  # Python says "can't start new thread"
+                raise cannot_start_thread(error) from error
+            # aiosqlite does not wait for its thread, which may still call a loop that is closed by then
+            await asyncio.to_thread(self._thread.join)
             raise
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        self._loop.add_reader(self._wakeup, self._deliver)
 
     async def call(
         self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
@@ -99,50 +98,54 @@ class DatabaseConnection:
             StoreBroken: the disk or the file failed, in this call or an earlier one. Trying again cannot
                 write what the kernel dropped after a failed sync.
         """
-        result: R = await self._put(partial(self._guarded, partial(function, self._raw, *args, **kwargs)))
-        return result
+        future: asyncio.Future[R] = self._loop.create_future()
+        call = partial(self._run, future, [partial(function, self._raw, *args, **kwargs)])
+        self._connection._tx.put_nowait((None, call))  # noqa: SLF001 (see the class)
+        return await future
 
     async def close(self) -> None:
         """Close the connection and end its thread."""
         try:
-            await self._put(self._raw.close)
+            await self._connection.close()
         finally:
-            self._end()
+            self._loop.remove_reader(self._wakeup)
+            self._settle()
+            os.close(self._wakeup)
 
-    def _put(self, function: Callable[[], object]) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
-        self._calls.put((future, function))
-        return future
-
-    def _run_calls(self) -> None:
-        for future, function in iter(self._calls.get, None):
-            try:
-                self._done.append((future, future.set_result, function()))
-            except BaseException as error:  # noqa: BLE001 - the caller gets it
-                self._done.append((future, future.set_exception, error))
-            # the next call may come in hours: do not hold the arguments, perhaps a hundred megabytes
-            del future, function
-            os.eventfd_write(self._wakeup, 1)
+    def _run(self, future: asyncio.Future[R], run: list[Callable[[], R]]) -> None:
+        try:
+            self._done.append((future, future.set_result, self._guarded(run)))
+        except BaseException as error:  # noqa: BLE001  the caller gets it
+            self._done.append((future, future.set_exception, error))
+        os.eventfd_write(self._wakeup, 1)
 
     def _deliver(self) -> None:
         os.eventfd_read(self._wakeup)
+        self._settle()
+
+    def _settle(self) -> None:
         while self._done:
             future, settle, outcome = self._done.popleft()
             if not future.cancelled():
                 settle(outcome)
 
-    def _end(self) -> None:
-        self._calls.put(None)
-        self._thread.join()
-        self._loop.remove_reader(self._wakeup)
-        os.close(self._wakeup)
+    def _connect_guarded(self) -> sqlite3.Connection:
+        self._thread = current_thread()
+        self._raw = self._guarded([self._connect])
+        return self._raw
 
-    def _guarded(self, function: Callable[[], R]) -> R:
-        """Run a function. Errors are translated here: a cancelled caller does not see them, and they last."""
+    def _guarded(self, run: list[Callable[[], R]]) -> R:
+        """Take the one call from the list and run it.
+
+        aiosqlite's thread keeps its last function until it gets the next one. That may be hours later, so the
+        list must not hold the arguments any more: they can be a batch of a hundred megabytes.
+
+        Errors are translated here on the thread: a cancelled caller does not see them, and they must last.
+        """
         if self._failure is not None:
             raise StoreBroken(self._failure)
         try:
-            return function()
+            return run.pop()()
         except sqlite3.Error as error:
             broken = translate_error(error, self._path)
             if broken is None:  # a bug in the program, not a problem with the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import signal
 import sqlite3
@@ -12,7 +13,9 @@ import time
 import weakref
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 
+import aiosqlite
 import pytest
 
 from bgd.core.job import JobId, Now, State
@@ -174,6 +177,22 @@ async def test_one_commit_of_many_jobs_is_many_times_cheaper_than_one_each(store
     together = time.perf_counter() - began
 
     assert together < single / 3  # measured: a twentieth
+
+
+async def test_private_name_of_aiosqlite_is_used_once_and_does_what_is_expected():
+    uses = [
+        path.name
+        for path in (ROOT / "bgd").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "_tx"
+    ]
+    assert uses == ["database.py"]
+    called = SimpleQueue[str]()
+
+    async with aiosqlite.connect(":memory:") as connection:
+        connection._tx.put_nowait((None, lambda: called.put("on the thread")))
+
+        assert await asyncio.to_thread(called.get) == "on the thread"
 
 
 # --- due times ----------------------------------------------------------------------------------------
