@@ -299,7 +299,12 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.clock.elapsed", elapsed),
         mock.patch("bgd.clock.boot_id", boot_id),
         mock.patch("bgd.clock.Alarm", SimulatedAlarm),
-        mock.patch("bgd.clock.time", SimpleNamespace(time=wall, monotonic=elapsed)),
+        mock.patch(
+            "bgd.clock.time",
+            SimpleNamespace(
+                time=wall, monotonic=elapsed, clock_gettime=lambda _: elapsed(), CLOCK_BOOTTIME=None
+            ),
+        ),
         mock.patch("bgd.daemon.retention.time", SimpleNamespace(monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
         mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
