@@ -464,9 +464,9 @@ class ReadyQueues:
 
     # --- active jobs ----------------------------------------------------------------------------------
 
-    def occupy(self, job: Job) -> tuple[int, Tokens]:
-        """Give a taken job its slot, 0 if it takes none of the daemon's, and tokens; return them."""
-        size = self._size_of(job)
+    def occupy(self, job: Job) -> tuple[int, Tokens, bool]:
+        """Give a taken job its slot, 0: none of the daemon's, and tokens; return them, and if it is ahead."""
+        size, ahead = self._size_of(job), self.slots.prefetched
         number = 0 if job.queue in self._outside else self.slots.take(size, job.priority, self.now)
         if self._shares.are_set and number:
             self._shares.use(job.queue, size)
@@ -480,7 +480,7 @@ class ReadyQueues:
         demand = job.conditions.resources
         tokens = self.tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
-        return number, tokens
+        return number, tokens, self.slots.prefetched > ahead
 
     def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give an active job the slot number and tokens that it had before."""

@@ -67,11 +67,15 @@ class SaveJob(Struct, frozen=True, gc=False):
 
 
 class StartAttempt(Struct, frozen=True, gc=False):
-    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources."""
+    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources.
+
+    `is_ahead`: another job has the slot, so the attempt waits for it, and may come back.
+    """
 
     job: Job
     slot: int
     tokens: Tokens = NO_TOKENS
+    is_ahead: bool = False
 
 
 class CommandAttempt(Struct, frozen=True):

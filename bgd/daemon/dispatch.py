@@ -16,6 +16,7 @@ from bgd.core.explain import Cause, Reason
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.retry import decision_for
+from bgd.core.scheduler import StartAttempt
 from bgd.core.spec import JobSpec
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run
@@ -88,8 +89,9 @@ class Dispatcher:
         if spec.target is not None and (missing := self._missing_for(spec.target, config)) is not None:
             return postponed_end(job, now().wall, missing)
         attempt = self._attempts.active[job.id]
+        slot, tokens, is_ahead = attempt.slot, attempt.tokens, attempt.is_ahead
         launch = build_launch(
-            key, job, spec, attempt.slot, config, position, place=place, tokens=attempt.tokens
+            key, job, spec, slot, config, position, place=place, tokens=tokens, is_ahead=is_ahead
         )
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
@@ -246,13 +248,15 @@ def _with_results(spec: JobSpec, results: Mapping[int, str]) -> JobSpec:
 class ActiveAttempt(Struct):
     """An active attempt, from START to its end.
 
-    `launcher`: the instance it was saved for. `unreported_since`: when its start was decided, epoch time;
-    None: a launcher has reported it. `waits`: why it has not begun, as its launcher says.
+    `launcher`: the instance it was saved for. `is_ahead`: as in StartAttempt; not known after a restart.
+    `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it. `waits`: why
+    it has not begun, as its launcher says.
     """
 
     slot: int
     launcher: str
     tokens: Tokens = NO_TOKENS
+    is_ahead: bool = False
     is_unsent: bool = False
     unreported_since: float | None = None
     waits: Reason | None = None
@@ -277,9 +281,12 @@ class AttemptTable:
         """Add an attempt as the database has it."""
         self.active[job_id] = ActiveAttempt(slot, launcher, tokens)
 
-    def start(self, job: Job, slot: int, launcher: str, at: float, tokens: Tokens = NO_TOKENS) -> NewAttempt:
+    def start(self, effect: StartAttempt, launcher: str, at: float) -> NewAttempt:
         """Add a new attempt; return the row for the next transaction."""
-        self.active[job.id] = ActiveAttempt(slot, launcher, tokens, is_unsent=True, unreported_since=at)
+        job, slot, tokens = effect.job, effect.slot, effect.tokens
+        self.active[job.id] = ActiveAttempt(
+            slot, launcher, tokens, effect.is_ahead, is_unsent=True, unreported_since=at
+        )
         return NewAttempt(job.id, job.attempt, slot, launcher, at, tokens)
 
     def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:

@@ -475,6 +475,11 @@ class Supervisor:
         transaction.progress = self.progress.take([end.job for end in transaction.ends])
         if self.notify_rules:
             transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
+        if self._attempts.to_reassign:  # saved for another launcher and never sent
+            waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
+            for job, row in self._attempts.reassign(waiting, self.link.instance, at.wall):
+                transaction.relaunched.append(row)
+                transaction.launches.append(job)
         self._add_effects(transaction)
         if self.scheduler.breakers.changed:
             self._add_breakers(transaction)
@@ -485,11 +490,6 @@ class Supervisor:
             transaction.events.append(
                 JobEvent(at.wall, job.id, REMOVE, job.state, job.attempt, None, None, by)
             )
-        if self._attempts.to_reassign:  # attempts that were saved for another launcher and never sent to it
-            waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
-            for job, row in self._attempts.reassign(waiting, self.link.instance, at.wall):
-                transaction.relaunched.append(row)
-                transaction.launches.append(job)
         transaction.wanted = [
             job.id
             for job in transaction.launches
@@ -509,8 +509,7 @@ class Supervisor:
                     transaction.saves[effect.job.id] = effect
                 transaction.events.append(JobEvent.of(effect, outcomes, transaction.actors.get(place)))
             elif isinstance(effect, StartAttempt):
-                at = transaction.now.wall
-                row = self._attempts.start(effect.job, effect.slot, self.link.instance, at, effect.tokens)
+                row = self._attempts.start(effect, self.link.instance, transaction.now.wall)
                 transaction.attempts.append(row)
                 if (current := self.get(effect.job.id)) is not None:
                     transaction.launches.append(current)

@@ -136,9 +136,10 @@ class Attempt:
         return AttemptStarted(key, pid, at, self.is_suspended, self.since, place, self.waits)
 
     @property
-    def is_untouched(self) -> bool:
-        """Whether nothing has been asked of it since its launch."""
-        return self.reason is None and not self.is_suspended and not self._signals
+    def may_return(self) -> bool:
+        """Whether it was launched ahead, and nothing has been asked of it since."""
+        is_untouched = self.reason is None and not self.is_suspended and not self._signals
+        return self.launch.is_ahead and is_untouched
 
     @property
     def has_exited(self) -> bool:

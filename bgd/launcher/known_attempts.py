@@ -120,7 +120,7 @@ class KnownAttempts:
     def _return(self, line: deque[AttemptKey]) -> None:
         able = self._channel.newest >= launching.FIRST_WITH_RETURNS
         for key in list(line)[1:] if able else ():
-            if key in self._waiting and self.unended[key].is_untouched:
+            if key in self._waiting and self.unended[key].may_return:
                 del self.unended[key]
                 self._waiting.remove(key)
                 line.remove(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
+from bgd.core.scheduler import StartAttempt
 from bgd.daemon.dispatch import AttemptTable
 from bgd.daemon.launching import LauncherSnapshot
 from bgd.daemon.storage.records import NewAttempt
@@ -112,7 +113,7 @@ def test_attempt_that_is_not_saved_yet_is_left_out():
 def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_database_says():
     job = a_job()
     attempts = AttemptTable()
-    attempts.start(job, 1, BEFORE, 5.0)
+    attempts.start(StartAttempt(job, 1), BEFORE, 5.0)
     assert reconcile(attempts, job, snapshot()) is None
     assert list(attempts.to_reassign) == [job.id]
 
@@ -120,7 +121,7 @@ def test_unsent_attempt_of_a_dead_launcher_was_never_started_whatever_the_databa
 def test_sent_attempt_of_a_dead_launcher_is_unknown():
     job = a_job()
     attempts = AttemptTable()
-    attempts.start(job, 1, BEFORE, 5.0)
+    attempts.start(StartAttempt(job, 1), BEFORE, 5.0)
     attempts.active[job.id].is_unsent = False
     assert reconcile(attempts, job, snapshot()) is Outcome.UNKNOWN
 
@@ -128,7 +129,7 @@ def test_sent_attempt_of_a_dead_launcher_is_unknown():
 def test_new_attempt_may_be_sent_once_and_only_to_the_launcher_it_was_saved_for():
     job = a_job()
     attempts = AttemptTable()
-    assert attempts.start(job, 3, HERE, 5.0) == NewAttempt(job.id, 1, 3, HERE, 5.0)
+    assert attempts.start(StartAttempt(job, 3), HERE, 5.0) == NewAttempt(job.id, 1, 3, HERE, 5.0)
     assert not attempts.may_send(job, BEFORE)
     assert attempts.may_send(job, HERE)
     attempts.active[job.id].is_unsent = False
@@ -147,7 +148,7 @@ def test_attempt_is_reassigned_once():
 def test_adopted_attempt_is_never_sent():
     job = a_job()
     attempts = AttemptTable()
-    attempts.start(job, 1, HERE, 5.0)
+    attempts.start(StartAttempt(job, 1), HERE, 5.0)
     reconcile(attempts, job, snapshot(key_of(job)))
     assert not attempts.may_send(job, HERE)
 

@@ -29,7 +29,7 @@ STEP = 'echo b$0 >>"$1"; sleep 0.01; echo e$0 >>"$1"'
 
 
 def launched(supervisor: Supervisor, *argv: str, slot: int = 1, **options: Any) -> AttemptKey:
-    return supervisor.launch(*argv, slot=slot, **options)
+    return supervisor.launch(*argv, slot=slot, is_ahead=True, **options)
 
 
 def returned(supervisor: Supervisor, count: int) -> set[AttemptKey]:
@@ -130,6 +130,17 @@ def test_a_suspended_attempt_comes_back_once_it_is_continued(supervisor: Supervi
     supervisor.say(ContinueProcesses(suspended))
 
     assert returned(supervisor, 1) == {suspended}
+
+
+def test_an_attempt_that_was_not_meant_to_wait_keeps_its_place(supervisor: Supervisor) -> None:
+    long = launched(supervisor, "sleep", "100")
+    patient = supervisor.launch("true", slot=1)
+    behind = launched(supervisor, "true")
+
+    assert returned(supervisor, 1) == {behind}
+    supervisor.say(StopProcesses(long, 0.0))
+    supervisor.ended(long)
+    assert supervisor.ended(patient).outcome is Outcome.SUCCEEDED
 
 
 def test_the_next_supervisor_learns_of_waiting_attempts(host: Host, supervisor: Supervisor) -> None:

@@ -253,8 +253,8 @@ class SimulatedLauncher:
                 taken |= {launch.slot} - {0} if key in self._journal.runs else set()
 
     def _return(self) -> None:
-        """Return all that wait and that nothing was asked of, also behind a job that has just begun."""
-        returned = [key for key in self._waiting if not self._asked[key]]
+        """Return all that may come back, also behind a job that has just begun."""
+        returned = [key for key, each in self._waiting.items() if each.is_ahead and not self._asked[key]]
         for key in returned if self._supervisor is not None and not self._is_dead else ():
             del self._waiting[key]
             self._say(AttemptReturned(key))
