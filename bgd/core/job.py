@@ -52,7 +52,9 @@ class Move(StrEnum):
     REVIVE = "revive"
 
 
-_BEFORE_AN_ATTEMPT = {Move.HOLD: State.HELD, Move.CANCEL: State.CANCELLED, Move.GIVE_UP: State.FAILED}
+_TO_WAIT = {Move.BLOCK: State.BLOCKED, Move.DEFER: State.SCHEDULED}
+_TO_END = {Move.CANCEL: State.CANCELLED, Move.GIVE_UP: State.FAILED}
+_BEFORE_AN_ATTEMPT = {Move.HOLD: State.HELD, **_TO_END}
 _AFTER_AN_ATTEMPT = {
     Move.SUCCEED: State.SUCCEEDED,
     Move.RETRY: State.SCHEDULED,
@@ -62,21 +64,10 @@ _AFTER_AN_ATTEMPT = {
 }
 
 MOVES: dict[State, dict[Move, State]] = {
-    State.HELD: {
-        Move.RELEASE: State.QUEUED,
-        Move.BLOCK: State.BLOCKED,
-        Move.DEFER: State.SCHEDULED,
-        Move.CANCEL: State.CANCELLED,
-        Move.GIVE_UP: State.FAILED,
-    },
+    State.HELD: {Move.RELEASE: State.QUEUED, **_TO_WAIT, **_TO_END},
     State.BLOCKED: {Move.UNBLOCK: State.QUEUED, Move.DEFER: State.SCHEDULED, **_BEFORE_AN_ATTEMPT},
     State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.BLOCK: State.BLOCKED, **_BEFORE_AN_ATTEMPT},
-    State.QUEUED: {
-        Move.START: State.RUNNING,
-        Move.BLOCK: State.BLOCKED,
-        Move.DEFER: State.SCHEDULED,
-        **_BEFORE_AN_ATTEMPT,
-    },
+    State.QUEUED: {Move.START: State.RUNNING, **_TO_WAIT, **_BEFORE_AN_ATTEMPT},
     State.RUNNING: {Move.STOP: State.STOPPING, Move.RETURN: State.QUEUED, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
     State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
