@@ -13,11 +13,15 @@ from bgd.wire.http import (
     MAX_HEADERS,
     MAX_LINE,
     SECURITY_HEADERS,
+    TEXT,
     HttpExchange,
     HttpRequest,
     HttpResponse,
     RequestRefused,
+    bad_request,
+    not_found,
     refusal,
+    unavailable,
 )
 
 PLAIN = b"GET /job-logs?state=failed HTTP/1.1\r\nHost: a:1\r\nCookie: x=1; bgd=secret\r\n\r\n"
@@ -209,3 +213,10 @@ def test_any_bytes_are_refused_or_understood(first, second):
             return
         if request is not None:
             return
+
+
+@pytest.mark.parametrize(("refuse", "status"), [(bad_request, 400), (not_found, 404), (unavailable, 503)])
+def test_a_refusal_of_a_common_kind_says_why_in_plain_text(refuse, status):
+    response = refuse("Write less.").response
+
+    assert (response.status, response.content_type, response.body) == (status, TEXT, b"Write less.\n")
