@@ -56,7 +56,7 @@ class ReadyQueues:
         limits: the keys that active jobs hold, and the queued jobs that wait for them.
         tokens: those of all resources, free and held.
         starts: when the latest jobs of queues with a rate have started.
-        now: the time on the elapsed clock; the caller sets it as time passes.
+        now: the time on the elapsed clock, for rates; the caller sets it as time passes.
     """
 
     def __init__(
@@ -467,7 +467,7 @@ class ReadyQueues:
     def occupy(self, job: Job) -> tuple[int, Tokens, bool]:
         """Give a taken job its slot, 0: none of the daemon's, and tokens; return them, and if it is ahead."""
         size, ahead = self._size_of(job), self.slots.prefetched
-        number = 0 if job.queue in self._outside else self.slots.take(size, job.priority, self.now)
+        number = 0 if job.queue in self._outside else self.slots.take(size, job.priority)
         if self._shares.are_set and number:
             self._shares.use(job.queue, size)
         if self.starts.rates:
@@ -492,11 +492,11 @@ class ReadyQueues:
             self.limits.take(job, limit)
         self._occupy(job, number, tokens)
 
-    def vacate(self, job: Job, *, has_run: bool = True) -> None:
-        """Release the slots and tokens of a job whose attempt has ended, or has not begun."""
+    def vacate(self, job: Job, seconds: float | None = None) -> None:
+        """Release the slots and tokens of a job whose attempt has ended; `seconds`: how long it ran."""
         held = self.active.pop(job.id)
         if held.number:
-            self.slots.give_back(held.number, held.size, self.now if has_run else None)
+            self.slots.give_back(held.number, held.size, seconds)
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] -= held.size
         if not self._taken_in[sharers]:

@@ -407,10 +407,12 @@ class Scheduler:
         now: Now,
         code: int | None = None,
         decision: Decision | None = None,
+        *,
+        seconds: float | None = None,
     ) -> bool:
         """Record the end of an attempt. Return False, without effects, if that attempt is not active.
 
-        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own.
+        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `seconds`: how long it ran.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
@@ -418,8 +420,7 @@ class Scheduler:
         move, reason = move_after_end(job, outcome, code, decision)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
-        self.table.queues.now = now.elapsed
-        self.table.queues.vacate(job)
+        self.table.queues.vacate(job, seconds)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
@@ -443,7 +444,7 @@ class Scheduler:
             KeyError: no running job has this id.
         """
         job = self._running_job(job_id)
-        self.table.queues.vacate(job, has_run=False)
+        self.table.queues.vacate(job)
         self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
         self._settle(now)
 

@@ -34,13 +34,9 @@ class Slots:
         self._users: dict[int, int] = {}  # how many jobs have each number that is not free
         self._returned: list[int] = []  # a heap of free numbers; some may be taken since
         self._unused = 1
-        self._since: dict[int, float] = {}  # when a slot got its first job, or its latest one ended
 
-    def take(self, size: int, priority: int, now: float) -> int:
-        """Take slots for a job; return their number: the smallest free one, or else that of another job.
-
-        `now` is on the elapsed clock.
-        """
+    def take(self, size: int, priority: int) -> int:
+        """Take slots for a job; return their number: the smallest free one, or else that of another job."""
         if self.taken >= self.total:
             number = next(iter(self.short))
             self.short.move_to_end(number)  # they take turns
@@ -49,7 +45,6 @@ class Slots:
         number = self._smallest()
         if size > 1 and number in self.short:  # those that are prefetched take one
             del self.short[number]
-        self._since[number] = now
         self._users[number] = 1
         self.taken += size
         return number
@@ -63,14 +58,12 @@ class Slots:
         else:
             self.taken += size
 
-    def give_back(self, number: int, size: int, now: float | None) -> None:
-        """Take the slots from a job that has ended now; None: that never began."""
-        if now is not None and now - self._since.get(number, -inf) < SHORT:
+    def give_back(self, number: int, size: int, seconds: float | None) -> None:
+        """Take the slots from a job that ran for so many seconds; None: not known, or it never began."""
+        if seconds is not None and seconds < SHORT:
             self.short[number] = min(2 * self.short.get(number, 0) + 1, MAX_PREFETCHED)
         elif number in self.short:
             del self.short[number]
-        if now is not None:
-            self._since[number] = now
         self._users[number] -= 1
         if self._users[number]:
             self.prefetched -= 1

@@ -537,7 +537,8 @@ class Supervisor:
             return
         end = apply_exception_rules(end, job.policy)
         code = exit_code_of(end.outcome, end.exit_code, end.signal)
-        if self.scheduler.ended(end.job, end.attempt, end.outcome, now(), code, end.decision):
+        how = end.outcome, now(), code, end.decision
+        if self.scheduler.ended(end.job, end.attempt, *how, seconds=end.run_seconds):
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]

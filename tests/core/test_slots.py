@@ -12,7 +12,7 @@ from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import CommandAttempt, Scheduler
 from bgd.core.slots import MAX_PREFETCHED, SHORT, Slots
-from tests.core.scheduling import NOW, at, limits, make_scheduler, started, submit
+from tests.core.scheduling import NOW, limits, make_scheduler, started, submit
 
 LONG = 2 * SHORT
 
@@ -26,21 +26,20 @@ class SlotHistories(RuleBasedStateMachine):
         self.slots.prefetches = True
         self.slots.total = 3
         self.held: list[tuple[int, int]] = []
-        self.now = 0.0
 
     @rule(size=st.integers(1, 2))
     def take(self, size):
         if self.slots.total - self.slots.taken < size:
             return
         free = min({1, 2, 3, 4, 5, 6} - {number for number, _ in self.held})
-        assert self.slots.take(size, 0, self.now) == free
+        assert self.slots.take(size, 0) == free
         self.held.append((free, size))
 
     @rule()
     def prefetch(self):
         if self.slots.short and self.slots.may_prefetch():
             users = Counter(number for number, _ in self.held)
-            number = self.slots.take(1, 0, self.now)
+            number = self.slots.take(1, 0)
             assert 0 < users[number] <= MAX_PREFETCHED
             assert all(size == 1 for held, size in self.held if held == number)
             self.held.append((number, 1))
@@ -52,12 +51,11 @@ class SlotHistories(RuleBasedStateMachine):
             self.held.append((number, 1))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), passed=st.sampled_from([0.0, SHORT / 3, LONG]), has_run=st.booleans())
-    def give_back(self, data, passed, has_run):
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, SHORT / 3, SHORT / 3, LONG, None]))
+    def give_back(self, data, seconds):
         number, size = data.draw(st.sampled_from(sorted(self.held)))
-        self.now += passed
         self.held.remove((number, size))
-        self.slots.give_back(number, size, self.now if has_run else None)
+        self.slots.give_back(number, size, seconds)
 
     @rule(total=st.integers(1, 5))
     def resize(self, total):
@@ -78,12 +76,12 @@ def test_slots_of_short_jobs_take_turns():
     slots.prefetches = True
     slots.total = 2
     for number in (1, 2):
-        assert slots.take(1, 0, 0.0) == number
+        assert slots.take(1, 0) == number
     for number in (1, 2):
         slots.give_back(number, 1, 0.0)
         slots.retake(number, 1, 0)
 
-    assert [slots.take(1, 0, 0.0) for _ in range(2) if slots.may_prefetch()] == [1, 2]
+    assert [slots.take(1, 0) for _ in range(2) if slots.may_prefetch()] == [1, 2]
     assert not slots.may_prefetch()
 
 
@@ -97,10 +95,10 @@ def scheduler():
     return scheduler
 
 
-def end(scheduler, job_id, now=NOW):
+def end(scheduler, job_id, seconds=0.0):
     """Let the attempt of a job succeed; return what starts, as (job, attempt, slot)."""
     scheduler.take_effects()
-    assert scheduler.ended(job_id, scheduler.get(job_id).attempt, Outcome.SUCCEEDED, now)
+    assert scheduler.ended(job_id, scheduler.get(job_id).attempt, Outcome.SUCCEEDED, NOW, seconds=seconds)
     return started(scheduler)
 
 
@@ -124,7 +122,7 @@ def test_a_prefetched_job_has_the_slot_of_the_one_before_it(scheduler):
 def test_nothing_is_prefetched_after_a_long_job(scheduler):
     first, second, _ = (submit(scheduler) for _ in range(3))
 
-    assert end(scheduler, first, at(LONG)) == [(second, 1, 1)]
+    assert end(scheduler, first, LONG) == [(second, 1, 1)]
 
 
 def test_nothing_is_prefetched_if_the_launcher_cannot_hold_it_back():
@@ -203,12 +201,13 @@ def test_a_pause_and_new_limits_recall_the_prefetched_ones(scheduler, why):
 def test_fewer_slots_get_no_more_jobs_ahead_until_as_few_are_taken(scheduler):
     scheduler.resize(2, {}, NOW)
     jobs = [submit(scheduler) for _ in range(6)]
-    end(scheduler, jobs[0], at(LONG))
+    end(scheduler, jobs[0], LONG)
 
-    scheduler.resize(1, {}, at(LONG))
+    scheduler.resize(1, {}, NOW)
 
-    assert end(scheduler, jobs[1], at(LONG)) == []
-    assert end(scheduler, jobs[2], at(LONG)) == [(jobs[3], 1, 1), (jobs[4], 1, 1)]
+    assert end(scheduler, jobs[1]) == []
+    assert end(scheduler, jobs[2]) == [(jobs[3], 1, 1)]
+    assert end(scheduler, jobs[3]) == [(jobs[4], 1, 1), (jobs[5], 1, 1)]
 
 
 def test_after_a_return_nothing_is_prefetched_until_a_short_job_has_ended(scheduler):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from bgd.core import slots
 from bgd.core.explain import Cause
 from bgd.core.job import Move, Outcome, State
 from bgd.daemon.storage import activity, change_stream
@@ -19,13 +19,16 @@ from bgd.wire.launching import (
 )
 from bgd.wire.views import EventView
 from tests.daemon.harness import command, configure, running_supervisor
-from tests.daemon.scripted_launcher import end
+from tests.daemon.scripted_launcher import end as end_of
 
 
 @pytest.fixture
-def config(folder, monkeypatch):
-    monkeypatch.setattr(slots, "SHORT", 1000.0)  # however slow this machine is
+def config(folder):
     return configure(folder, "slots = 1")
+
+
+def end(key):
+    return replace(end_of(key), run_seconds=0.001)
 
 
 def launches(messages):

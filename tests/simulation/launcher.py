@@ -353,6 +353,7 @@ class SimulatedLauncher:
             result=result,
             started_at=started_at,
             finished_at=self._event_queue.now().wall,
+            run_seconds=None if started_at is None else max(self._event_queue.now().wall - started_at, 0.0),
         )
         if self._supervisor is None:
             self._journal.synced.add(key)

@@ -260,7 +260,7 @@ def begin_at_once_what_is_prefetched(monkeypatch):
 
 def count_returned_attempts(monkeypatch):
     def returned(self, job_id, now):
-        self.table.queues.vacate(self.table.jobs[job_id], has_run=False)
+        self.table.queues.vacate(self.table.jobs[job_id])
         self._move(self.table.jobs[job_id], Move.RETURN, now)
         self._settle(now)
 
