@@ -45,15 +45,16 @@ BOUNDS = {
     # one that shares a connection among pages, one for new jobs, and three that draw charts and graphs;
     # two about what follows the end of a job, two for steps, four about batches and limits by key,
     # one for breakers, one for pages of batches, two for inboxes, and one for the cells that pages and
-    # `bgctl list` share; one for limits on what an attempt may use, and one for slots
-    "modules, daemon": (346, 346),
+    # `bgctl list` share; one for limits on what an attempt may use, and one for slots;
+    # Python's own names of months
+    "modules, daemon": (347, 347),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller
     # some 40 of those of a job count starts and ends by minute, queue and name; ten of each commit hand it
     # to a thread and back; six of each ask whether a slot may get jobs ahead
-    "function calls, a submit": (271, 271),
-    "function calls, a job": (716, 726),
+    "function calls, a submit": (266, 266),
+    "function calls, a job": (704, 705),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     # up to 14,000 of it are weak references to cursors, which sqlite3 drops after every 200th
     "bytes of memory, 2000 queued jobs": (16_800, 30_000),
