@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import sys
 from contextlib import closing
@@ -17,7 +16,7 @@ from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
 from bgd import Client, Outcome, Refused
-from bgd.escape import one_line
+from bgd.escape import begun_at_end, one_line
 from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 
 MAX_OFFSET = 2**62
@@ -138,7 +137,7 @@ def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, l
         sys.stdout.buffer.flush()
         say(f"next byte: {next_byte}")
         return 0
-    if (cut := incomplete_at_end(data)) and cut < len(data):
+    if (cut := begun_at_end(data)) and cut < len(data):
         del data[-cut:]  # the rest of the character comes with the next piece
         next_byte, at_end = next_byte - cut, False
     print_json(
@@ -152,16 +151,6 @@ def _print_piece(daemon: Client, job_id: int, attempt: int | None, begin: int, l
         }
     )
     return 0
-
-
-def incomplete_at_end(data: bytes | bytearray) -> int:
-    """Return how many bytes at the end are the beginning of a character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data[-_LONGEST_CHARACTER:])
-    return len(decoder.getstate()[0])
-
-
-_LONGEST_CHARACTER = 4  # bytes of UTF-8
 
 
 def _why_empty(daemon: Client, job_id: int, attempt: int | None) -> str:

@@ -29,7 +29,7 @@ from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
 from bgd.client.inherited import caller_session
-from bgd.escape import one_line
+from bgd.escape import ended_at_begin, one_line
 from bgd.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
 
@@ -113,15 +113,12 @@ def head_and_tail(job_id: int, parts: Iterable[LogPart], most: int) -> Iterator[
 
 def _cut(part: LogPart, size: int) -> tuple[LogPart, LogPart]:
     """Cut a part in two after `size` bytes, and after a character that begins before."""
-    following = part.data[size : size + _LONGEST_CHARACTER]
-    size += len(following) - len(following.lstrip(_CONTINUATION))
+    size += ended_at_begin(part.data[size:])
     times = [(max(start - size, 0), at) for start, at in part.times]
     rest = LogPart(part.id, part.attempt, part.data[size:], times, offset=part.offset + size)
     return replace(part, data=part.data[:size]), rest
 
 
-_CONTINUATION = bytes(range(0x80, 0xC0))  # every byte of a character in UTF-8 except for the first
-_LONGEST_CHARACTER = 4  # bytes
 _MESSAGES = 500  # bytes reserved for the messages of bgctl
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and newline, DEL, C1; for a character class
 BIDI_CONTROL = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # and Unicode's line ends
 
@@ -34,6 +36,23 @@ def visible_symbol(character: str) -> str:
 def is_text(name: str) -> bool:
     """Return whether UTF-8 can encode a string: names and values of Linux are bytes, not always text."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def begun_at_end(data: bytes | bytearray) -> int:
+    """Return how many bytes at the end are the beginning of a character in UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-_LONGEST_CHARACTER:])
+    return len(decoder.getstate()[0])
+
+
+def ended_at_begin(data: bytes) -> int:
+    """Return how many bytes at the beginning are the end of a character in UTF-8."""
+    beginning = data[: _LONGEST_CHARACTER - 1]
+    return len(beginning) - len(beginning.lstrip(_LATER_BYTES))
+
+
+_LONGEST_CHARACTER = 4  # bytes
+_LATER_BYTES = bytes(range(0x80, 0xC0))  # the second to fourth of a character
 
 
 def as_utf8(path: str) -> str:

@@ -15,7 +15,6 @@ from msgspec.structs import asdict, replace
 
 from bgctl.common import excerpt
 from bgctl.listing import table_lines
-from bgctl.logs import incomplete_at_end
 from bgctl.options import FINISHED
 from bgctl.showing import explanation_lines
 from bgctl.waiting import LineReader, compiled, matching
@@ -25,7 +24,7 @@ from bgd.client.programs import CannotStart
 from bgd.core.filters import words_for
 from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
-from bgd.escape import one_line
+from bgd.escape import begun_at_end, one_line
 from bgd.formatting import reason_in_words
 from bgd.terminal import plain_lines
 from bgd.units import counted
@@ -287,7 +286,7 @@ class AgentTools:
         while len(plain(data[:most]).encode()) > _PAGE:  # escaped, it is longer
             most //= 2
         if most < len(data) or most == _PAGE:
-            whole = data.rfind(b"\n", 0, most) + 1 or most - incomplete_at_end(data[:most])
+            whole = data.rfind(b"\n", 0, most) + 1 or most - begun_at_end(data[:most])
             data, end = data[:whole], end - len(data) + whole
         elif not data and attempt < view.attempt:
             attempt, end = attempt + 1, 0

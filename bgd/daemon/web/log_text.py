@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from bgd.daemon.threads import start_pool
 from bgd.daemon.web.log_groups import END, folded, group_after, group_before, title_of, without_mark
 from bgd.daemon.web.markup import line_markup
+from bgd.escape import begun_at_end, ended_at_begin
 from bgd.logfiles import MAX_CHUNK, LogReader
 from bgd.logsearch import Needle
 from bgd.terminal import Line, Terminal
@@ -397,36 +398,20 @@ def _end_of_lines(data: bytes, lines: int) -> int:
         if not (newline := data.find(b"\n", end) + 1):
             break
         end = newline
-    return end or data.rfind(b"\r", 0, -1) + 1 or _whole_characters(data)
+    return end or data.rfind(b"\r", 0, -1) + 1 or len(data) - begun_at_end(data)
 
 
 def _begin_of_lines(data: bytes, lines: int) -> int:
     """Return where the first of at most `lines` lines begins; of a longer line, where it can be broken."""
     begin = 0
     if len(data) == MAX_PART:  # it may begin within a line
-        begin = data.find(b"\n", 0, -1) + 1 or data.find(b"\r", 0, -1) + 1 or _first_character(data)
+        begin = data.find(b"\n", 0, -1) + 1 or data.find(b"\r", 0, -1) + 1 or ended_at_begin(data)
     end = len(data)
     for _ in range(lines + 1):
         end = data.rfind(b"\n", begin, end)
         if end < 0:
             return begin
     return end + 1
-
-
-def _whole_characters(data: bytes) -> int:
-    """Return the length of text in UTF-8 without the beginning of a character at its end."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    decoder.decode(data)
-    return len(data) - len(decoder.getstate()[0])
-
-
-def _first_character(data: bytes) -> int:
-    """Return the index of the first byte that begins a character in UTF-8."""
-    beginning = data[:3]
-    return len(beginning) - len(beginning.lstrip(_LATER_BYTES))
-
-
-_LATER_BYTES = bytes(range(0x80, 0xC0))  # the second to fourth byte of a character
 
 
 # --- HTML
