@@ -217,7 +217,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             while not self._is_ended and self._flow.may_read():
                 payload = next(self._payloads, None)
                 if payload is None:
-                    self._expect_rest()
+                    if self._reader.is_mid_frame and self._flow.begin_frame(self._reader.announced):
+                        message = "half a frame arrived, and the rest did not follow in time"
+                        self._set_deadline(FRAME_SECONDS, message)
                     return
                 self._clear_deadline()
                 self._flow.end_frame()
@@ -249,11 +251,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._is_greeted = True
         newest = self._server.handler.newest
         self._transport.write(frame(encode(Hello(PROTOCOL, bgd.__version__, "bgd", newest))))
-
-    def _expect_rest(self) -> None:
-        """Give a partial frame some time to end."""
-        if self._reader.is_mid_frame and self._flow.begin_frame(self._reader.announced):
-            self._set_deadline(FRAME_SECONDS, "half a frame arrived, and the rest did not follow in time")
 
     # --- backpressure -------------------------------------------------------------------------------
 

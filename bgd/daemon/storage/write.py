@@ -209,7 +209,8 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
         if end is not None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
             finish = (end.finished_at, transaction.now.elapsed) if job.state in FINAL else (None, None)
-            ended.append((*columns, *finish, save.reason, *_outcome_columns(end), job.id))
+            outcome = end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED
+            ended.append((*columns, *finish, save.reason, *outcome, end.log_kept, job.id))
         if start is not None:
             started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
@@ -237,10 +238,6 @@ def _save_rare(db: sqlite3.Connection, saves: list[SaveJob], now: Now) -> None:
         db.executemany("DELETE FROM kept_keys WHERE job = ?", [(job.id,) for job in finished])
         kept = [(job.id, job.conditions.key, key_kept_until(job, now)) for job in finished]
         db.executemany(_KEEP_KEY, [row for row in kept if row[2] is not None])
-
-
-def _outcome_columns(end: AttemptEnd) -> tuple[object, ...]:
-    return (end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED, end.log_kept)
 
 
 def _columns(job: Job) -> tuple[object, ...]:

@@ -359,6 +359,18 @@ async def test_disk_that_takes_no_more_breaks_the_store_for_good_without_loss(pa
     await check_nothing_acknowledged_is_lost(path, acknowledged[-1])
 
 
+async def test_failed_call_fails_its_caller_and_no_other(store):
+    def fail(_):
+        raise LookupError("a bug")
+
+    async with asyncio.TaskGroup() as group:
+        later = group.create_task(store.write(lambda _: "done"))
+        with pytest.raises(LookupError, match="a bug"):
+            await store.write(fail)
+
+    assert later.result() == "done"
+
+
 async def test_lack_of_threads_is_reported_in_one_line(tmp_path, monkeypatch):
     def start(_thread):
         raise RuntimeError("can't start new thread")
