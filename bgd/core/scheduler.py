@@ -125,7 +125,7 @@ class Scheduler:
         self._roll = roll
         self.batches = Batches()
         self.breakers = self.table.queues.breakers
-        self._effects: list[Effect] = []
+        self._effects: list[Effect | None] = []  # None: prefetched attempts from before it come back
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[Cause] = set()
@@ -138,8 +138,8 @@ class Scheduler:
         """The number of effects since the last call of `take_effects`."""
         return len(self._effects)
 
-    def take_effects(self) -> list[Effect]:
-        """Return the effects since the last call, in order. The last SaveJob of a job counts."""
+    def take_effects(self) -> list[Effect | None]:
+        """Return effects since the last call, in order. The last SaveJob of a job counts; None: recall."""
         effects, self._effects = self._effects, []
         return effects
 
@@ -462,7 +462,8 @@ class Scheduler:
     def pause(self, why: Cause) -> None:
         """Start no job until this reason ends, which goes away by itself."""
         self._pauses.add(why)
-        self.table.queues.slots.recall()
+        if self.table.queues.slots.prefetched:
+            self._effects.append(None)
 
     def resume(self, why: Cause, now: Now) -> None:
         """End this reason."""
@@ -524,6 +525,9 @@ class Scheduler:
         if self.table.kept_keys:
             self.table.free_keys(now.elapsed)
         self._update_waiting(now)
+        if self.table.queues.slots.recalls:
+            self.table.queues.slots.recalls = False
+            self._effects.append(None)
         is_paused = bool(self._pauses)
         while (
             self._pauses <= _SOME_START

@@ -21,8 +21,8 @@ class Slots:
         taken: how many they take; prefetched jobs take none.
         prefetched: how many jobs have a number that another job had before.
         prefetches: whether the launcher can hold jobs back until their slot is free.
-        recalls: whether it is to return those that have not begun, because others may have to start next.
-        lowest: no prefetched job has a lower priority; infinite if there is none.
+        recalls: whether those that have not begun are to come back, because others may have to start next.
+        lowest: no prefetched job has a lower priority, except recalled ones; infinite if there is none.
         short: how many jobs each slot of short jobs may get ahead.
     """
 
@@ -83,8 +83,9 @@ class Slots:
         return may and self.prefetches and self.taken == self.total
 
     def recall(self) -> None:
-        """Let the prefetched jobs come back."""
+        """Let the prefetched jobs come back, because others may have to start next."""
         self.recalls = self.recalls or self.prefetched > 0
+        self.lowest = inf
 
     def _smallest(self) -> int:
         while self._returned:

@@ -34,13 +34,7 @@ from bgd.daemon.space import DiskSpace
 from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import lists, read, recovery
-from bgd.daemon.storage.records import (
-    REMOVE,
-    AttemptEnd,
-    JobEvent,
-    QueueControls,
-    Transaction,
-)
+from bgd.daemon.storage.records import REMOVE, AttemptEnd, JobEvent, QueueControls, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
@@ -451,12 +445,11 @@ class Supervisor:
                 return
 
     def _tell_launcher(self, transaction: Transaction) -> None:
-        """Recall, launch, stop and acknowledge attempts as saved."""
-        slots = self.scheduler.table.queues.slots
-        if slots.recalls:
-            slots.recalls = False
-            self.link.send(launching.ReturnAttempts())
+        """Launch, recall, stop and acknowledge attempts as saved."""
         for job in transaction.launches:
+            if job is None:
+                self.link.send(launching.ReturnAttempts())
+                continue
             end = self.dispatcher.launch(job, transaction, self.config, self._store.position)
             if end is not None:
                 self._end_attempt(end)
@@ -493,13 +486,16 @@ class Supervisor:
         transaction.wanted = [
             job.id
             for job in transaction.launches
-            if job.id not in transaction.specs or job.id in transaction.references
+            if job is not None and (job.id not in transaction.specs or job.id in transaction.references)
         ]
         return transaction
 
     def _add_effects(self, transaction: Transaction) -> None:
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
         for place, effect in enumerate(self.scheduler.take_effects()):
+            if effect is None:
+                transaction.launches.append(effect)
+                continue
             if isinstance(effect, SaveJob):
                 if effect.what == SUBMIT:
                     transaction.new.append(effect.job)

@@ -262,7 +262,7 @@ class SimulatedMachine:
         self._decided()
 
     def _decided(self, asked: Request | None = None, *, is_settled: bool = True) -> None:
-        effects = self.scheduler.take_effects()
+        effects = [each for each in self.scheduler.take_effects() if each is not None]
         if is_settled:
             self.checker.settled = self.now
         self.checker.follow(effects, self.now, asked)

@@ -10,7 +10,7 @@ from bgd.core.breakers import BreakerRule
 from bgd.core.explain import Cause
 from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import CommandAttempt, Scheduler
+from bgd.core.scheduler import CommandAttempt, Scheduler, StartAttempt
 from bgd.core.slots import MAX_PREFETCHED, SHORT, Slots
 from tests.core.scheduling import NOW, limits, make_scheduler, started, submit
 
@@ -102,6 +102,11 @@ def end(scheduler, job_id, seconds=0.0):
     return started(scheduler)
 
 
+def recalls(scheduler):
+    """Return whether prefetched attempts are recalled since the last effects."""
+    return None in scheduler.take_effects()
+
+
 def test_after_short_jobs_more_and_more_start_ahead(scheduler):
     jobs = [submit(scheduler) for _ in range(20)]
 
@@ -165,13 +170,11 @@ def test_nothing_is_prefetched_while_queues_have_weights():
 def test_a_more_urgent_job_recalls_the_prefetched_ones(scheduler):
     first, _, prefetched = (submit(scheduler) for _ in range(3))
     end(scheduler, first)
-    slots = scheduler.table.queues.slots
 
     submit(scheduler)
-    assert not slots.recalls
+    assert not recalls(scheduler)
     urgent = submit(scheduler, priority=1)
-    assert slots.recalls
-    scheduler.take_effects()
+    assert recalls(scheduler)
     scheduler.returned(prefetched, NOW)
 
     assert started(scheduler) == []
@@ -187,15 +190,39 @@ def test_a_more_urgent_job_recalls_the_prefetched_ones(scheduler):
 )
 def test_a_pause_and_new_limits_recall_the_prefetched_ones(scheduler, why):
     first, *_ = (submit(scheduler) for _ in range(3))
-    slots = scheduler.table.queues.slots
     why(scheduler)
     scheduler.resume(Cause.PAUSE, NOW)
-    assert not slots.recalls
+    assert not recalls(scheduler)
     end(scheduler, first)
 
     why(scheduler)
 
-    assert slots.recalls
+    assert recalls(scheduler)
+
+
+def test_only_attempts_that_started_before_the_reason_are_recalled(scheduler):
+    first, second, *_ = (submit(scheduler) for _ in range(4))
+    end(scheduler, first)
+    end(scheduler, second)
+
+    urgent = submit(scheduler, priority=1)
+
+    effects = scheduler.take_effects()
+    [start] = [effect for effect in effects if isinstance(effect, StartAttempt)]
+    assert start.job.id == urgent
+    assert effects.index(None) < effects.index(start)
+
+
+def test_what_is_recalled_is_not_recalled_again(scheduler):
+    first, _, low = submit(scheduler), submit(scheduler), submit(scheduler, priority=-1)
+    end(scheduler, first)
+    submit(scheduler)
+    assert recalls(scheduler)
+    scheduler.returned(low, NOW)
+
+    submit(scheduler)
+
+    assert not recalls(scheduler)
 
 
 def test_fewer_slots_get_no_more_jobs_ahead_until_as_few_are_taken(scheduler):
@@ -251,6 +278,6 @@ def test_restored_jobs_of_one_slot_take_it_once(scheduler):
 
     assert (twin.running, twin.taken) == (2, 1)
     submit(twin, priority=5)
-    assert twin.table.queues.slots.recalls
+    assert recalls(twin)
     end(twin, second)
     assert (twin.running, twin.taken) == (1, 1)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.explain import Cause
-from bgd.core.job import Move, Outcome, State
+from bgd.core.job import JobId, Move, Outcome, State
 from bgd.daemon.storage import activity, change_stream
 from bgd.wire.launching import (
     FIRST_WITH_RETURNS,
@@ -174,6 +174,48 @@ async def test_a_pause_recalls_what_waits(config, launcher):
         assert await life.heard() == [ReturnAttempts()]
         launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
         assert launches(await life.heard()) == []
+
+
+async def test_what_is_sent_ahead_after_a_pause_was_asked_for_is_recalled_too(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        first = await life.launched()
+        second, third = await life.submit(), await life.submit()
+        life.commits.close()
+        launcher.say(end(first))
+        await life.commits.reached.wait()
+        life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
+        life.commits.open()
+
+        told = await life.heard()
+
+        assert launches(told) == [(second, 1), (third, 1)]
+        assert told[-1] == ReturnAttempts()
+
+
+async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_what_it_starts_later(
+    config, launcher
+):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        first = await life.launched()
+        second, third, fourth = await life.submit(), await life.submit(), await life.submit()
+        life.commits.close()
+        life.take()
+        await life.commits.reached.wait()
+        life.supervisor.decide(
+            lambda scheduler, at: scheduler.ended(JobId(first.job), 1, Outcome.SUCCEEDED, at)
+        )
+        life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
+        life.supervisor.decide(lambda scheduler, at: scheduler.resume(Cause.PAUSE, at))
+        life.supervisor.decide(lambda scheduler, at: scheduler.ended(second, 1, Outcome.SUCCEEDED, at))
+        life.commits.open()
+
+        told = await life.heard()
+
+        recalled = told.index(ReturnAttempts())
+        assert launches(told[:recalled]) == [(third, 1)]
+        assert launches(told[recalled:]) == [(fourth, 1), (fourth + 1, 1)]
 
 
 async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
