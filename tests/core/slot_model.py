@@ -109,7 +109,8 @@ class SlotModel:
             return min(first, key=_urgency, default=None)
         has_weights = any(rule.weight is not None for rule in self.rules.values())
         job = min(ready, key=self._turn if has_weights else _urgency, default=None)
-        if job is None or (self._size(job) + self.taken_slots > self.slots and not self.is_full(job)):
+        free = self.slots - self.taken_slots
+        if job is None or (self._size(job) > free and not (free > 0 and self.is_full(job))):
             return None  # no less urgent job takes the slots for which a large one waits
         return job
 
