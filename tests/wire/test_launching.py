@@ -16,7 +16,9 @@ from bgd.wire.launching import (
     CheckAttempt,
     Launch,
     MeasureUsage,
+    FIRST_WITH_RETURNS,
     OpenKeyboard,
+    ReturnAttempts,
     PilotStart,
     Ready,
     SlurmStart,
@@ -102,6 +104,10 @@ def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
 
 def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
     assert protocol_of(MeasureUsage()) == 8
+
+
+def test_a_launcher_of_protocol_9_would_hang_up_on_a_recall():
+    assert protocol_of(ReturnAttempts()) == FIRST_WITH_RETURNS == 10
 
 
 def test_a_launcher_of_protocol_8_would_hang_up_on_a_keyboard():
