@@ -7,6 +7,7 @@ from bgd.core.explain import Cause, Reason
 from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
+    FIRST_WITH_RETURNS,
     MAX_BALLAST,
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
@@ -16,11 +17,10 @@ from bgd.wire.launching import (
     CheckAttempt,
     Launch,
     MeasureUsage,
-    FIRST_WITH_RETURNS,
     OpenKeyboard,
-    ReturnAttempts,
     PilotStart,
     Ready,
+    ReturnAttempts,
     SlurmStart,
     TradeSockets,
     ballast_on,
