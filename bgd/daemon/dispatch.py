@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 
@@ -248,9 +249,9 @@ def _with_results(spec: JobSpec, results: Mapping[int, str]) -> JobSpec:
 class ActiveAttempt(Struct):
     """An active attempt, from START to its end.
 
-    `launcher`: the instance it was saved for. `is_ahead`: as in StartAttempt; not known after a restart.
-    `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it. `waits`: why
-    it has not begun, as its launcher says.
+    `launcher`: the instance it was saved for. `is_ahead`: as in StartAttempt, or another attempt shares its
+    slot. `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it.
+    `waits`: why it has not begun, as its launcher says.
     """
 
     slot: int
@@ -292,11 +293,12 @@ class AttemptTable:
     def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
         """Move attempts to this launcher; return their jobs with the rows for the next transaction."""
         waiting, self.to_reassign = self.to_reassign, set()
+        users = Counter(attempt.slot for attempt in self.active.values())
         found = []
         for job in jobs:
             if job is not None and job.id in waiting:
                 attempt = self.active[job.id]
-                attempt.launcher = launcher
+                attempt.launcher, attempt.is_ahead = launcher, users[attempt.slot] > 1
                 row = NewAttempt(job.id, job.attempt, attempt.slot, launcher, at, attempt.tokens)
                 found.append((job, row))
         return found

@@ -44,6 +44,13 @@ async def prefetched(life, launcher):
     return life.key(third)
 
 
+def decide_end(life, job):
+    """Let the first attempt of a job end after a short time, without its launcher."""
+    life.supervisor.decide(
+        lambda scheduler, at: scheduler.ended(JobId(job), 1, Outcome.SUCCEEDED, at, seconds=0.001)
+    )
+
+
 async def test_after_a_short_job_the_launcher_gets_two(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
@@ -203,12 +210,10 @@ async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_wha
         life.commits.close()
         life.take()
         await life.commits.reached.wait()
-        life.supervisor.decide(
-            lambda scheduler, at: scheduler.ended(JobId(first.job), 1, Outcome.SUCCEEDED, at)
-        )
+        decide_end(life, first.job)
         life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
         life.supervisor.decide(lambda scheduler, at: scheduler.resume(Cause.PAUSE, at))
-        life.supervisor.decide(lambda scheduler, at: scheduler.ended(second, 1, Outcome.SUCCEEDED, at))
+        decide_end(life, second)
         life.commits.open()
 
         told = await life.heard()
@@ -216,6 +221,17 @@ async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_wha
         recalled = told.index(ReturnAttempts())
         assert launches(told[:recalled]) == [(third, 1)]
         assert launches(told[recalled:]) == [(fourth, 1), (fourth + 1, 1)]
+
+
+async def test_after_a_crash_an_attempt_may_come_back_from_behind_the_other_one_of_its_slot(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0))
+
+        launch = await launcher.hear(Launch)
+        assert (launch.key, launch.slot, launch.is_ahead) == (key, 1, True)
 
 
 async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
