@@ -72,7 +72,7 @@ BOUNDS = {
     "bytes written by the daemon, 200 submits": (2_493_375, 2_551_000),
     "bytes written by the launcher, 200 submits": (0, 0),
     "system calls of the daemon, 200 submits": (4_994, 5_120),
-    "waits for events of the daemon, 200 submits": (600, 620),
+    "waits for events of the daemon, 200 submits": (400, 420),
     "futex calls of the daemon, 200 submits": (896, 1_500),
     "system calls of the launcher for an attempt, 200 submits": (0, 0),
     "waits for events of the launcher, 200 submits": (0, 0),
@@ -86,7 +86,7 @@ BOUNDS = {
     # seven bytes that it has no executor
     "bytes written by the launcher, 100 jobs": (56_459, 56_600),
     "system calls of the daemon, 100 jobs": (7_691, 8_075),
-    "waits for events of the daemon, 100 jobs": (1_091, 1_240),
+    "waits for events of the daemon, 100 jobs": (896, 1_100),
     "futex calls of the daemon, 100 jobs": (1_375, 2_600),
     "system calls of the launcher for an attempt, 100 jobs": (59, 60),
     "waits for events of the launcher, 100 jobs": (771, 860),
