@@ -521,24 +521,21 @@ class Scheduler:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
         if self._waits_to_settle:
             return
-        self.table.queues.now = now.elapsed
+        queues, is_paused = self.table.queues, bool(self._pauses)
+        queues.now = now.elapsed
         if self.table.kept_keys:
             self.table.free_keys(now.elapsed)
         self._update_waiting(now)
-        if self.table.queues.slots.recalls:
-            self.table.queues.slots.recalls = False
+        if queues.slots.recalls:
+            queues.slots.recalls = False
             self._effects.append(None)
-        is_paused = bool(self._pauses)
-        while (
-            self._pauses <= _SOME_START
-            and (job := self.table.queues.take_next(is_paused=is_paused)) is not None
-        ):
-            if job.conditions.limit is not None and self.table.queues.limits.is_skipped(job):
+        while self._pauses <= _SOME_START and (job := queues.take_next(is_paused=is_paused)) is not None:
+            if job.conditions.limit is not None and queues.limits.is_skipped(job):
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
                 self._update_waiting(now)  # other jobs may wait for this one
                 continue
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, *self.table.queues.occupy(job)))
+            self._effects.append(StartAttempt(job, *queues.occupy(job)))
 
     def _update_waiting(self, now: Now) -> None:
         """Update the jobs that wait for a time or for others, until nothing more follows from that."""
