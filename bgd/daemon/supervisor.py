@@ -191,6 +191,10 @@ class Supervisor:
         """Start nothing more, and wait until no attempt runs; with LEAVE do not wait for attempts."""
         self.scheduler.pause(Cause.SHUTDOWN)
         self.is_draining = True
+        if self.scheduler.table.queues.slots.prefetched and mode is not ShutdownMode.LEAVE:
+            [job, *_] = self.scheduler.active_jobs()
+            await self.saved_unless_stuck()  # the launcher returns those that have not begun, then it answers
+            await self.dispatcher.refusals({job.id: self.dispatcher.ask(job)})
         at = now()
         for job in self.scheduler.active_jobs():
             if mode is ShutdownMode.REQUEUE:

@@ -102,14 +102,14 @@ class ScriptedLauncher:
         return await soon(self._heard.get())
 
     async def _read(self, reader: asyncio.StreamReader, heard: asyncio.Queue[ToLauncher]) -> None:
-        """Answer each CheckAttempt, unless `answers` is None, and keep all other messages for `next`."""
+        """Answer each CheckAttempt, unless `answers` is None; keep all other messages for `next`."""
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while True:
                 header = await reader.readexactly(HEADER)
                 message = decode_to_launcher(await reader.readexactly(int.from_bytes(header, "big")))
-                if not isinstance(message, CheckAttempt):
+                if not isinstance(message, CheckAttempt) or self.answers is None:
                     heard.put_nowait(message)
-                elif self.answers is not None:
+                else:
                     self.say(Checked(message.number, self.answers))
 
     def hang_up(self) -> None:

@@ -12,14 +12,18 @@ from bgd.wire.launching import (
     FIRST_WITH_RETURNS,
     AttemptReturned,
     AttemptStarted,
+    CheckAttempt,
+    Checked,
     Launch,
     ReturnAttempts,
     StopProcesses,
     SuspendProcesses,
 )
+from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import EventView
 from tests.daemon.harness import command, configure, running_supervisor
 from tests.daemon.scripted_launcher import end as end_of
+from tests.daemon.waiting import soon
 
 
 @pytest.fixture
@@ -221,6 +225,25 @@ async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_wha
         recalled = told.index(ReturnAttempts())
         assert launches(told[:recalled]) == [(third, 1)]
         assert launches(told[recalled:]) == [(fourth, 1), (fourth + 1, 1)]
+
+
+@pytest.mark.parametrize("mode", [ShutdownMode.REQUEUE, ShutdownMode.CANCEL])
+async def test_a_shutdown_ends_only_attempts_that_have_begun(config, launcher, mode):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        launcher.answers = None
+        drain = life.tasks.create_task(life.supervisor.drain(mode))
+        assert await launcher.hear(ReturnAttempts) == ReturnAttempts()
+        question = await launcher.hear(CheckAttempt)
+
+        launcher.say(AttemptReturned(key), Checked(question.number, True))
+
+        assert (await launcher.hear(StopProcesses)).key.job == key.job - 1
+        launcher.say(end_of(life.key(key.job - 1), Outcome.CANCELLED, None))
+        await soon(drain)
+        assert (await life.view(key.job)).state is State.QUEUED
+        assert await life.attempts(key.job) == []
 
 
 async def test_after_a_crash_an_attempt_may_come_back_from_behind_the_other_one_of_its_slot(config, launcher):
