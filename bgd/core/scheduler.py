@@ -69,13 +69,13 @@ class SaveJob(Struct, frozen=True, gc=False):
 class StartAttempt(Struct, frozen=True, gc=False):
     """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources.
 
-    `is_ahead`: another job has the slot, so the attempt waits for it, and may come back.
+    `is_prefetched`: another job has the slot, so the attempt waits for it, and may come back.
     """
 
     job: Job
     slot: int
     tokens: Tokens = NO_TOKENS
-    is_ahead: bool = False
+    is_prefetched: bool = False
 
 
 class CommandAttempt(Struct, frozen=True):
@@ -85,10 +85,6 @@ class CommandAttempt(Struct, frozen=True):
 
 
 Effect = SaveJob | StartAttempt | CommandAttempt
-
-
-# --- the scheduler ----------------------------------------------------------------------------------------
-
 
 _SOME_START = {Cause.PAUSE, *OF_MACHINE}  # these do not stop notifications
 
@@ -438,13 +434,11 @@ class Scheduler:
         return True
 
     def returned(self, job_id: JobId, now: Now) -> None:
-        """Queue the job of a prefetched attempt that has not begun, as if it had not started.
-
-        Raises:
-            KeyError: no running job has this id.
-        """
+        """Queue the running job of a prefetched attempt that has not begun, as if it had not started."""
         job = self._running_job(job_id)
         self.table.queues.vacate(job)
+        if job.policy.breaker is not None:  # after a crash also one that did not start ahead
+            self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)
         self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
         self._settle(now)
 

@@ -90,9 +90,9 @@ class Dispatcher:
         if spec.target is not None and (missing := self._missing_for(spec.target, config)) is not None:
             return postponed_end(job, now().wall, missing)
         attempt = self._attempts.active[job.id]
-        slot, tokens, is_ahead = attempt.slot, attempt.tokens, attempt.is_ahead
+        slot, tokens, is_prefetched = attempt.slot, attempt.tokens, attempt.is_prefetched
         launch = build_launch(
-            key, job, spec, slot, config, position, place=place, tokens=tokens, is_ahead=is_ahead
+            key, job, spec, slot, config, position, place=place, tokens=tokens, is_prefetched=is_prefetched
         )
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
@@ -249,15 +249,15 @@ def _with_results(spec: JobSpec, results: Mapping[int, str]) -> JobSpec:
 class ActiveAttempt(Struct):
     """An active attempt, from START to its end.
 
-    `launcher`: the instance it was saved for. `is_ahead`: as in StartAttempt, or another attempt shares its
-    slot. `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it.
+    `launcher`: the instance it was saved for. `is_prefetched`: as in StartAttempt, or another attempt shares
+    its slot. `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it.
     `waits`: why it has not begun, as its launcher says.
     """
 
     slot: int
     launcher: str
     tokens: Tokens = NO_TOKENS
-    is_ahead: bool = False
+    is_prefetched: bool = False
     is_unsent: bool = False
     unreported_since: float | None = None
     waits: Reason | None = None
@@ -286,7 +286,7 @@ class AttemptTable:
         """Add a new attempt; return the row for the next transaction."""
         job, slot, tokens = effect.job, effect.slot, effect.tokens
         self.active[job.id] = ActiveAttempt(
-            slot, launcher, tokens, effect.is_ahead, is_unsent=True, unreported_since=at
+            slot, launcher, tokens, effect.is_prefetched, is_unsent=True, unreported_since=at
         )
         return NewAttempt(job.id, job.attempt, slot, launcher, at, tokens)
 
@@ -298,7 +298,7 @@ class AttemptTable:
         for job in jobs:
             if job is not None and job.id in waiting:
                 attempt = self.active[job.id]
-                attempt.launcher, attempt.is_ahead = launcher, users[attempt.slot] > 1
+                attempt.launcher, attempt.is_prefetched = launcher, users[attempt.slot] > 1
                 row = NewAttempt(job.id, job.attempt, attempt.slot, launcher, at, attempt.tokens)
                 found.append((job, row))
         return found

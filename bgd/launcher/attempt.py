@@ -139,7 +139,7 @@ class Attempt:
     def may_return(self) -> bool:
         """Whether it was launched ahead, and nothing has been asked of it since."""
         is_untouched = self.reason is None and not self.is_suspended and not self._signals
-        return self.launch.is_ahead and is_untouched
+        return self.launch.is_prefetched and is_untouched
 
     @property
     def has_exited(self) -> bool:

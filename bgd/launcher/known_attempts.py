@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-Line = tuple[str, int] | AttemptKey
+Slot = tuple[str, int] | AttemptKey
 """A slot of a database, or an attempt that has none."""
 
 
@@ -53,8 +53,8 @@ class KnownAttempts:
         self.idle: Callable[[], None] = lambda: None
         self._is_closing = False
         self._waiting: set[AttemptKey] = set()  # those that have not begun: for their slot, or while closing
-        self._lines: dict[Line, deque[AttemptKey]] = {}  # the attempts of each slot; the first one runs
-        self._timed: set[Line] = set()  # those that are looked at soon
+        self._by_slot: dict[Slot, deque[AttemptKey]] = {}  # the attempts of each slot; the first one runs
+        self._timed: set[Slot] = set()  # those that are looked at soon
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
         self._usage = UsageReader(context, self.unended)
@@ -87,10 +87,10 @@ class KnownAttempts:
             self._channel.send(self.unended[key].state if key in self.unended else self._ends[key])
             return
         attempt = self._add(launch)
-        line = _line_of(launch)
-        if self._lines[line][0] != key:
+        slot = _slot_of(launch)
+        if self._by_slot[slot][0] != key:
             self._waiting.add(key)
-            self._return_later(line)
+            self._return_later(slot)
         elif self._is_closing:
             # the journal has nothing of it, so it counts as never started and the next launcher gets it;
             # interrupting it would fail all queued jobs, one after the other
@@ -100,30 +100,30 @@ class KnownAttempts:
 
     def return_waiting(self) -> None:
         """Give back every attempt that waits for its slot, unless something was asked of it."""
-        for line in self._lines.values():
-            self._return(line)
+        for keys in self._by_slot.values():
+            self._return(keys)
 
-    def _return_later(self, line: Line) -> None:
-        """Give back those that wait in a line, if the first one takes long."""
-        if line not in self._timed:
-            self._timed.add(line)
-            self._context.deadlines.after(_SLOT_PATIENCE, partial(self._check, line, self._lines[line][0]))
+    def _return_later(self, slot: Slot) -> None:
+        """Give back those that wait for a slot, if the first one takes long."""
+        if slot not in self._timed:
+            self._timed.add(slot)
+            self._context.deadlines.after(_SLOT_PATIENCE, partial(self._check, slot, self._by_slot[slot][0]))
 
-    def _check(self, line: Line, first: AttemptKey) -> None:
-        self._timed.remove(line)
-        keys = self._lines.get(line)
+    def _check(self, slot: Slot, first: AttemptKey) -> None:
+        self._timed.remove(slot)
+        keys = self._by_slot.get(slot)
         if keys is not None and keys[0] == first:
             self._return(keys)
         elif keys is not None and len(keys) > 1:
-            self._return_later(line)
+            self._return_later(slot)
 
-    def _return(self, line: deque[AttemptKey]) -> None:
+    def _return(self, keys: deque[AttemptKey]) -> None:
         able = self._channel.newest >= launching.FIRST_WITH_RETURNS
-        for key in list(line)[1:] if able else ():
+        for key in list(keys)[1:] if able else ():
             if key in self._waiting and self.unended[key].may_return:
                 del self.unended[key]
                 self._waiting.remove(key)
-                line.remove(key)
+                keys.remove(key)
                 self._channel.send(launching.AttemptReturned(key))
 
     def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
@@ -140,7 +140,7 @@ class KnownAttempts:
         if attempt := self.unended.get(key):
             attempt.resume()
             if key in self._waiting:
-                self._return_later(_line_of(attempt.launch))
+                self._return_later(_slot_of(attempt.launch))
 
     def interrupt(self) -> None:
         """Stop all attempts, and start no more."""
@@ -214,7 +214,7 @@ class KnownAttempts:
         grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
         attempt = Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
         self.unended[launch.key] = attempt
-        self._lines.setdefault(_line_of(launch), deque()).append(launch.key)
+        self._by_slot.setdefault(_slot_of(launch), deque()).append(launch.key)
         return attempt
 
     def _executor_of(self, launch: Launch) -> Executor:
@@ -247,20 +247,20 @@ class KnownAttempts:
             attempt.acknowledge()
         del self.unended[ended.key]
         self._ends[ended.key] = ended
-        self._leave_line(attempt.launch)
+        self._leave_slot(attempt.launch)
         self._channel.send(ended)
         if not self.is_running:
             self.idle()
 
-    def _leave_line(self, launch: Launch) -> None:
+    def _leave_slot(self, launch: Launch) -> None:
         """Let the next attempt of its slot begin."""
-        line = self._lines[_line_of(launch)]
-        line.remove(launch.key)
-        if not line:
-            del self._lines[_line_of(launch)]
-        elif line[0] in self._waiting and not self._is_closing:
-            self._waiting.remove(line[0])
-            self._begin(self.unended[line[0]])
+        keys = self._by_slot[_slot_of(launch)]
+        keys.remove(launch.key)
+        if not keys:
+            del self._by_slot[_slot_of(launch)]
+        elif keys[0] in self._waiting and not self._is_closing:
+            self._waiting.remove(keys[0])
+            self._begin(self.unended[keys[0]])
 
     def _known(self, key: AttemptKey) -> Attempt | AttemptEnded | None:
         return self.unended.get(key) or self._ends.get(key)
@@ -273,7 +273,7 @@ class KnownAttempts:
             self._grown.add(key)
 
 
-def _line_of(launch: Launch) -> Line:
+def _slot_of(launch: Launch) -> Slot:
     return (launch.key.store, launch.slot) if launch.slot else launch.key
 
 

@@ -152,7 +152,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `slurm`: run it on a cluster; None: on this machine.
     * `slot`: since protocol 10, begin once no attempt that was launched earlier has this slot; 0: at once.
-    * `is_ahead`: bgd knows that it has to wait for its slot, and it may come back.
+    * `is_prefetched`: bgd knows that it has to wait for its slot, and it may come back.
     """
 
     key: AttemptKey
@@ -178,7 +178,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     place: Place | None = None
     slurm: SlurmStart | None = None
     slot: int = 0
-    is_ahead: bool = False
+    is_prefetched: bool = False
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):

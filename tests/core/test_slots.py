@@ -12,7 +12,7 @@ from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
 from bgd.core.scheduler import CommandAttempt, Scheduler, StartAttempt
 from bgd.core.slots import MAX_PREFETCHED, SHORT, Slots
-from tests.core.scheduling import NOW, limits, make_scheduler, started, submit
+from tests.core.scheduling import NOW, at, limits, make_scheduler, started, submit
 
 LONG = 2 * SHORT
 
@@ -281,3 +281,18 @@ def test_restored_jobs_of_one_slot_take_it_once(scheduler):
     assert recalls(twin)
     end(twin, second)
     assert (twin.running, twin.taken) == (1, 1)
+
+
+def test_a_returned_trial_of_paused_calls_lets_another_one_try():
+    scheduler = make_scheduler(slots=1)
+    scheduler.breakers.rules = {"app.*": BreakerRule(failures=Rate(1, 60.0, "1/minute"), pause_for=60.0)}
+    policy = RetryPolicy(breaker="app.*")
+    failed, trial = submit(scheduler, policy), submit(scheduler, policy)
+    scheduler.ended(failed, 1, Outcome.EXIT, NOW)
+    scheduler.advance(at(60.0))
+    assert scheduler.get(trial).state is State.RUNNING
+
+    scheduler.returned(trial, at(60.0))
+
+    assert scheduler.get(trial).state is State.RUNNING
+    assert scheduler.get(trial).attempt == 1

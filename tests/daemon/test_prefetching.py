@@ -254,7 +254,7 @@ async def test_after_a_crash_an_attempt_may_come_back_from_behind_the_other_one_
         await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0))
 
         launch = await launcher.hear(Launch)
-        assert (launch.key, launch.slot, launch.is_ahead) == (key, 1, True)
+        assert (launch.key, launch.slot, launch.is_prefetched) == (key, 1, True)
 
 
 async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):

@@ -207,12 +207,14 @@ class History:
         """No two jobs ever have the same key, and who finds another one by its key finds one that has it."""
         holders: dict[str, int] = {}
         kept: dict[str, tuple[int, float]] = {}  # by finished jobs, and until when
+        started: set[int] = set()  # a returned job does not get its key back
         for event in self.events:
             spec = self.specs.get(event.job) or self.jobs.get(event.job)
             if spec is None or spec.key is None:
                 continue
-            key, has_started = spec.key, spec.key_until is KeyUntil.START and event.attempt > 0
-            if event.state in FINAL or has_started:
+            key = spec.key
+            started |= {event.job} if spec.key_until is KeyUntil.START and event.attempt > 0 else set()
+            if event.state in FINAL or event.job in started:
                 if holders.get(key) == event.job:
                     del holders[key]
                 if kept.get(key, (None,))[0] == event.job:

@@ -29,7 +29,7 @@ STEP = 'echo b$0 >>"$1"; sleep 0.01; echo e$0 >>"$1"'
 
 
 def launched(supervisor: Supervisor, *argv: str, slot: int = 1, **options: Any) -> AttemptKey:
-    return supervisor.launch(*argv, slot=slot, is_ahead=True, **options)
+    return supervisor.launch(*argv, slot=slot, is_prefetched=True, **options)
 
 
 def returned(supervisor: Supervisor, count: int) -> set[AttemptKey]:

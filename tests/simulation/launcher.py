@@ -254,7 +254,7 @@ class SimulatedLauncher:
 
     def _return(self) -> None:
         """Return all that may come back, also behind a job that has just begun."""
-        returned = [key for key, each in self._waiting.items() if each.is_ahead and not self._asked[key]]
+        returned = [key for key, each in self._waiting.items() if each.is_prefetched and not self._asked[key]]
         for key in returned if self._supervisor is not None and not self._is_dead else ():
             del self._waiting[key]
             self._say(AttemptReturned(key))
