@@ -203,8 +203,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """How many jobs hold a slot."""
-        return len(self.table.queues.active)
+        """How many jobs hold a slot; prefetched ones wait for theirs."""
+        return len(self.table.queues.active) - self.table.queues.slots.prefetched
 
     @property
     def taken(self) -> int:

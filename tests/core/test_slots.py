@@ -114,7 +114,7 @@ def test_after_short_jobs_more_and_more_start_ahead(scheduler):
 
     # the next one in the free slot, then twice as many and one behind it, for each that has begun there
     assert ahead == [2, 3, 5, 1]
-    assert scheduler.running == 1 + MAX_PREFETCHED
+    assert (scheduler.running, len(scheduler.active_jobs())) == (1, 1 + MAX_PREFETCHED)
     assert scheduler.taken == 1
 
 
@@ -276,7 +276,7 @@ def test_restored_jobs_of_one_slot_take_it_once(scheduler):
     for job_id in (second, second + 1):
         twin.restore(scheduler.get(job_id), slot=1)
 
-    assert (twin.running, twin.taken) == (2, 1)
+    assert (len(twin.active_jobs()), twin.running, twin.taken) == (2, 1, 1)
     submit(twin, priority=5)
     assert recalls(twin)
     end(twin, second)
