@@ -102,13 +102,13 @@ class ReadyQueues:
             if not self._lanes[queue]:
                 del self._lanes[queue]
         new = rules.keys() - self._lanes.keys()
+        if new:
+            self.limits.wake_all()  # into the lanes that they were in
+            self._mixed |= self._lanes[None]
         for queue in new:
             self._lanes[queue] = set()
         if new & self._outside:
             self._leave_shared_lanes(new & self._outside)
-        if new:
-            self._mixed |= self._lanes[None]
-            self.limits.wake_all()
         self._promising = set(self._heaps)
 
     def push(self, job: Job, count: int = 1) -> None:
@@ -585,15 +585,12 @@ class ReadyQueues:
     def _is_live(self, lane: Lane, job_id: JobId, priority: int) -> bool:
         """Return whether an entry still stands for a queued job; a job that changed lanes is elsewhere."""
         job = self._job_of(job_id)
-        return (
-            job is not None
-            and job.state is State.QUEUED
-            and job.priority == priority
-            and lane[0] in {None, job.queue}
-            and job.conditions.resources == lane[1]
-            and job.conditions.target == lane[2]
-            and job.policy.breaker == lane[3]
-        )
+        if job is None or job.state is not State.QUEUED or job.priority != priority:
+            return False
+        queue, *kind = lane
+        is_shared = queue is None and (job.queue not in self._lanes or lane in self._mixed)
+        own = job.conditions.resources, job.conditions.target, job.policy.breaker
+        return (is_shared or queue == job.queue) and own == tuple(kind)
 
 
 def _names(lane: Lane) -> set[str]:

@@ -19,6 +19,7 @@ from tests.core.scheduling import (
     dead_weight,
     limits,
     make_scheduler,
+    spec,
     started,
     started_ids,
     submit,
@@ -70,6 +71,21 @@ def test_a_queued_job_knows_how_many_start_before_it():
     ahead = {job: scheduler.explain(job, NOW)[-1].ahead for job in (first, last, low)}
     assert ahead == {first: 1, last: 2, low: 3}
     assert scheduler.explain(low, NOW)[1] == Reason(cause=Cause.TURN, slots=1, ahead=3)
+
+
+# --- jobs that change their queue -----------------------------------------------------------------------
+
+
+def test_a_job_that_left_for_a_full_queue_holds_back_no_job_of_the_queue_it_was_in():
+    scheduler = make_scheduler(slots=2, narrow=1)
+    submit(scheduler, queue="narrow")
+    running, moved, behind = (submit(scheduler) for _ in range(3))
+    scheduler.edit(moved, spec(queue="narrow"), NO_RETRIES, {"queue"}, NOW)
+
+    finish(scheduler, running)
+
+    assert scheduler.get(behind).state is State.RUNNING
+    assert scheduler.get(moved).state is State.QUEUED
 
 
 # --- large jobs ----------------------------------------------------------------------------------------
