@@ -199,13 +199,13 @@ def test_wait_prints_as_json_what_has_not_ended_at_the_timeout(daemon):
         daemon.submit("--hold", "true"),
     )
 
-    waited = daemon.bgctl("wait", "--json", "--timeout", "10ms", done, held, other)
+    waited = daemon.bgctl("wait", "--json", "--timeout", "0.5", done, held, other)
 
     states = {str(job["id"]): job["state"] for job in map(json.loads, waited.stdout.splitlines())}
     assert waited.returncode == 75
     assert states == {done: "failed", held: "held", other: "held"}
     again = f"`bgctl wait {held}-{other}` waits longer"
-    assert waited.stderr == f"bgctl: 2 jobs have not finished within 0.01 s; {again}\n"
+    assert waited.stderr == f"bgctl: 2 jobs have not finished within 0.5 s; {again}\n"
     assert daemon.bgctl("wait", "--any", "--timeout", "10ms", held, other).stdout == ""
 
 

@@ -27,9 +27,9 @@ class Conversation:
             peer.greet()
             request = peer.receive()
             self.heard.append(request)
-            peer.send(*(make(request.id) for make in answers))
+            last = [replies.End(request.id)] if is_last else []
+            peer.send(*(make(request.id) for make in answers), *last)  # at once: the client may hang up soon
             if is_last:
-                peer.send(replies.End(request.id))
                 peer.wait_for_end()
 
         return script
