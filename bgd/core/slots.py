@@ -21,6 +21,7 @@ class Slots:
         taken: how many they take; prefetched jobs take none.
         prefetched: how many jobs have a number that another job had before.
         prefetches: whether the launcher can hold jobs back until their slot is free.
+        tells_starts: whether a message is sent when a job starts; then none is prefetched: it may come back.
         recalls: whether those that have not begun are to come back, because others may have to start next.
         lowest: no prefetched job has a lower priority, except recalled ones; infinite if there is none.
         short: how many jobs each slot of short jobs may get ahead.
@@ -28,7 +29,7 @@ class Slots:
 
     def __init__(self) -> None:
         self.total = self.taken = self.prefetched = 0
-        self.prefetches = self.recalls = False
+        self.prefetches = self.tells_starts = self.recalls = False
         self.lowest: float = inf
         self.short: OrderedDict[int, int] = OrderedDict()
         self._users: dict[int, int] = {}  # how many jobs have each number that is not free
@@ -80,7 +81,7 @@ class Slots:
         may = 0 < self._users.get(number, 0) <= self.short[number]
         if not may:
             self.short.move_to_end(number)  # the next one may have room
-        return may and self.prefetches and self.taken == self.total
+        return may and self.prefetches and not self.tells_starts and self.taken == self.total
 
     def recall(self) -> None:
         """Let the prefetched jobs come back, because others may have to start next."""

@@ -21,7 +21,7 @@ from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
-from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
+from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
@@ -450,17 +450,16 @@ class Supervisor:
 
     def _tell_launcher(self, transaction: Transaction) -> None:
         """Launch, recall, stop and acknowledge attempts as saved."""
+        position = self._store.position
         for job in transaction.launches:
             if job is None:
                 self.link.send(launching.ReturnAttempts())
-                continue
-            end = self.dispatcher.launch(job, transaction, self.config, self._store.position)
-            if end is not None:
+            elif (end := self.dispatcher.launch(job, transaction, self.config, position)) is not None:
                 self._end_attempt(end)
         for job in transaction.commands:
             self.dispatcher.send_command(job, self.config.daemon.grace)
         for key in transaction.acknowledge:
-            self.link.send(Acknowledge(key, self._store.position))
+            self.link.send(Acknowledge(key, position))
 
     def _close_transaction(self) -> Transaction:
         """Add the Scheduler's decisions to the transaction; later facts share the next one."""
@@ -536,8 +535,7 @@ class Supervisor:
         if job is None:
             return
         end = apply_exception_rules(end, job.policy)
-        code = exit_code_of(end.outcome, end.exit_code, end.signal)
-        how = end.outcome, now(), code, end.decision
+        how = end.outcome, now(), exit_code_of(end.outcome, end.exit_code, end.signal), end.decision
         if self.scheduler.ended(end.job, end.attempt, *how, seconds=end.run_seconds):
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
@@ -558,6 +556,8 @@ class Supervisor:
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
         rules = queue_rules(self.config, self.controls)
+        tells_starts = any(NotifyEvent.STARTED in rule.on for rule in self.notify_rules.values())
+        self.scheduler.table.queues.slots.tells_starts = tells_starts
         self.scheduler.breakers.rules = breaker_rules(self.config)
         self.scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:

@@ -74,6 +74,17 @@ async def test_an_older_launcher_gets_nothing_ahead(config, launcher):
         assert launches(await life.heard()) == [(second, 1)]
 
 
+async def test_nothing_starts_ahead_while_somebody_is_told_of_starts(folder, launcher):
+    told = '[notify.ops]\nmail = "ops@example.org"\non = ["started"]'
+    async with running_supervisor(configure(folder, "slots = 1", told), launcher) as life:
+        await launcher.greet()
+        first = await life.launched()
+        second, _ = await life.submit(), await life.submit()
+        launcher.say(end(first))
+
+        assert launches(await life.heard()) == [(second, 1)]
+
+
 async def test_a_returned_attempt_leaves_no_trace_and_starts_again_under_its_number(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
