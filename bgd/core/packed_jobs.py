@@ -127,7 +127,7 @@ class PackedJobs:
 
     def _alike(self, job: Job, block: int) -> _Alike | None:
         """Return the jobs of a block that this one can be packed with; None: it must stay unpacked."""
-        if job.state not in _PACKED_STATES or job.attempt or job.due is not None or job.suspended:
+        if job.state not in _PACKED_STATES or job.attempt or job.due is not None:
             return None
         kinds = self._blocks.get(block)
         if kinds is None:

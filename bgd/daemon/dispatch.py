@@ -308,6 +308,11 @@ class AttemptTable:
         attempt = self.active.get(job.id)
         return attempt is not None and attempt.is_unsent and attempt.launcher == launcher
 
+    def resend(self, job_id: JobId) -> None:
+        """Let the next transaction save an attempt that no launcher has, and then launch it."""
+        self.active[job_id].is_unsent = True
+        self.to_reassign.add(job_id)
+
     def end(self, job_id: JobId) -> None:
         """Forget an attempt that is over."""
         self.active.pop(job_id, None)
@@ -362,8 +367,7 @@ class AttemptTable:
         if was_never_started and job.state is State.STOPPING:
             return stopped_end(job)
         if was_never_started:
-            attempt.is_unsent = True
-            self.to_reassign.add(job.id)
+            self.resend(job.id)
             return None
         if launcher.partition(":")[0] != boot_id:
             return unreported_end(job, Outcome.INTERRUPTED, at, "the machine went down while it ran")

@@ -44,7 +44,6 @@ from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import QueueView, ResourceView
 
 logger = logging.getLogger(__name__)
-
 R = TypeVar("R")
 
 HELD_AT_ONCE = 5_000  # jobs of a restored database in one transaction: a million may wait
@@ -391,15 +390,17 @@ class Supervisor:
         self._changed.set()
 
     def attempt_returned(self, key: AttemptKey) -> None:
-        """Queue the job of an attempt that has not begun again."""
+        """Queue the job of an attempt that has not begun again; one that is suspended stays as it is."""
         job = self.dispatcher.active_job(key)
         if job is not None and job.state is State.STOPPING:  # asked for meanwhile
             self._end_attempt(stopped_end(job))
+        elif job is not None and job.suspended:  # likewise; in the queue it could not be continued
+            self._attempts.resend(job.id)
         elif job is not None:
             self._attempts.end(job.id)
             self.transaction.returned.append((job.id, job.attempt))
             self.scheduler.returned(job.id, now())
-            self._changed.set()
+        self._changed.set()
 
     def log_grew(self, grew: LogGrew) -> None:
         """Notify the followers of a log that it has grown."""
@@ -483,9 +484,8 @@ class Supervisor:
             transaction.counted, transaction.joined = self.scheduler.batches.take_changed(at.wall)
         for job in transaction.removed:
             by = transaction.removers.get(job.id)
-            transaction.events.append(
-                JobEvent(at.wall, job.id, REMOVE, job.state, job.attempt, None, None, by)
-            )
+            event = JobEvent(at.wall, job.id, REMOVE, job.state, job.attempt, None, None, by)
+            transaction.events.append(event)
         transaction.wanted = [
             job.id
             for job in transaction.launches

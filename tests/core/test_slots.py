@@ -248,17 +248,6 @@ def test_after_a_return_nothing_is_prefetched_until_a_short_job_has_ended(schedu
     assert end(scheduler, second) == [(third, 1, 1), (fourth, 1, 1)]
 
 
-def test_a_returned_job_stays_suspended(scheduler):
-    first, _, third = (submit(scheduler) for _ in range(3))
-    end(scheduler, first)
-    scheduler.set_suspended(third, NOW, suspended=True)
-
-    scheduler.returned(third, NOW)
-    end(scheduler, JobId(2))
-
-    assert scheduler.get(third).suspended
-
-
 def test_a_return_of_a_job_that_does_not_run_is_refused(scheduler):
     first, _, third = (submit(scheduler) for _ in range(3))
     end(scheduler, first)

@@ -150,18 +150,23 @@ async def test_a_return_of_what_is_to_be_stopped_cancels_it(config, launcher):
         assert attempt.outcome is Outcome.CANCELLED
 
 
-async def test_a_returned_attempt_that_was_suspended_meanwhile_starts_suspended(config, launcher):
+async def test_a_returned_attempt_that_was_suspended_meanwhile_goes_back_and_can_be_continued(
+    config, launcher
+):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await prefetched(life, launcher)
         life.supervisor.decide(lambda scheduler, at: scheduler.set_suspended(key.job, at, suspended=True))
         assert await launcher.hear(SuspendProcesses) == SuspendProcesses(key)
-        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        launcher.say(AttemptReturned(key))
 
-        told = await life.heard()
+        launch, suspend = (await life.heard())[-2:]
 
-        assert launches(told) == [(key.job, 1)]
-        assert SuspendProcesses(key) in told
+        assert isinstance(launch, Launch)
+        assert (launch.key, launch.is_prefetched) == (key, True)
+        assert suspend == SuspendProcesses(key)
+        assert (await life.view(key.job)).state is State.RUNNING
+        assert [attempt.attempt for attempt in await life.attempts(key.job)] == [1]
 
 
 async def test_a_return_of_an_unknown_attempt_changes_nothing(config, launcher):
