@@ -152,7 +152,9 @@ class ReadyQueues:
         job = self._best(outside) if outside else None
         if job is None:
             free = self.slots.total - self.slots.taken
-            has_room = not is_paused and (free > 0 or (self.slots.short and self.slots.may_prefetch()))
+            has_room = not is_paused and (
+                free > 0 or (self.slots.short and self.slots.may_prefetch(self.now))
+            )
             job = self._best(None) if has_room else None
             if job is None or not self._may_take(job, free):
                 return None
@@ -496,7 +498,7 @@ class ReadyQueues:
         """Release the slots and tokens of a job whose attempt has ended; `seconds`: how long it ran."""
         held = self.active.pop(job.id)
         if held.number:
-            self.slots.give_back(held.number, held.size, seconds)
+            self.slots.give_back(held.number, held.size, seconds, self.now)
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] -= held.size
         if not self._taken_in[sharers]:

@@ -416,6 +416,7 @@ class Scheduler:
         move, reason = move_after_end(job, outcome, code, decision)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
+        self.table.queues.now = now.elapsed
         self.table.queues.vacate(job, seconds)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
@@ -436,6 +437,7 @@ class Scheduler:
     def returned(self, job_id: JobId, now: Now) -> None:
         """Queue the running job of a prefetched attempt that has not begun, as if it had not started."""
         job = self._running_job(job_id)
+        self.table.queues.now = now.elapsed
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:  # after a crash also one that did not start ahead
             self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)

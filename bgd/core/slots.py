@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from math import inf
 
 SHORT = 0.02  # seconds: a slot may get jobs ahead while its jobs take less
@@ -31,16 +30,16 @@ class Slots:
         self.total = self.taken = self.prefetched = 0
         self.prefetches = self.tells_starts = self.recalls = False
         self.lowest: float = inf
-        self.short: OrderedDict[int, int] = OrderedDict()
+        self.short: dict[int, int] = {}
         self._users: dict[int, int] = {}  # how many jobs have each number that is not free
         self._returned: list[int] = []  # a heap of free numbers; some may be taken since
         self._unused = 1
+        self._ended = 0, -inf  # the slot of the job that ended last, and when
 
     def take(self, size: int, priority: int) -> int:
         """Take slots for a job; return their number: the smallest free one, or else that of another job."""
         if self.taken >= self.total:
-            number = next(iter(self.short))
-            self.short.move_to_end(number)  # they take turns
+            number, _ = self._ended
             self.retake(number, size, priority)
             return number
         number = self._smallest()
@@ -59,8 +58,9 @@ class Slots:
         else:
             self.taken += size
 
-    def give_back(self, number: int, size: int, seconds: float | None) -> None:
+    def give_back(self, number: int, size: int, seconds: float | None, now: float) -> None:
         """Take the slots from a job that ran for so many seconds; None: not known, or it never began."""
+        self._ended = number, now
         if seconds is not None and seconds < SHORT:
             self.short[number] = min(2 * self.short.get(number, 0) + 1, MAX_PREFETCHED)
         elif number in self.short:
@@ -75,12 +75,13 @@ class Slots:
         if number < self._unused:
             heapq.heappush(self._returned, number)
 
-    def may_prefetch(self) -> bool:
-        """Return whether `take` may be called while no slot is free; call it only if some are `short`."""
-        number = next(iter(self.short))
-        may = 0 < self._users.get(number, 0) <= self.short[number]
-        if not may:
-            self.short.move_to_end(number)  # the next one may have room
+    def may_prefetch(self, now: float) -> bool:
+        """Return whether `take` may be called while no slot is free.
+
+        Only a slot whose job ends now gets jobs ahead: the one that has another slot may take long.
+        """
+        number, ended_at = self._ended
+        may = ended_at == now and 0 < self._users.get(number, 0) <= self.short.get(number, 0)
         return may and self.prefetches and not self.tells_starts and self.taken == self.total
 
     def recall(self) -> None:

@@ -37,7 +37,7 @@ class SlotHistories(RuleBasedStateMachine):
 
     @rule()
     def prefetch(self):
-        if self.slots.short and self.slots.may_prefetch():
+        if self.slots.short and self.slots.may_prefetch(0.0):
             users = Counter(number for number, _ in self.held)
             number = self.slots.take(1, 0)
             assert 0 < users[number] <= MAX_PREFETCHED
@@ -55,7 +55,7 @@ class SlotHistories(RuleBasedStateMachine):
     def give_back(self, data, seconds):
         number, size = data.draw(st.sampled_from(sorted(self.held)))
         self.held.remove((number, size))
-        self.slots.give_back(number, size, seconds)
+        self.slots.give_back(number, size, seconds, 0.0)
 
     @rule(total=st.integers(1, 5))
     def resize(self, total):
@@ -69,20 +69,6 @@ class SlotHistories(RuleBasedStateMachine):
 
 
 TestSlotHistories = SlotHistories.TestCase
-
-
-def test_slots_of_short_jobs_take_turns():
-    slots = Slots()
-    slots.prefetches = True
-    slots.total = 2
-    for number in (1, 2):
-        assert slots.take(1, 0) == number
-    for number in (1, 2):
-        slots.give_back(number, 1, 0.0)
-        slots.retake(number, 1, 0)
-
-    assert [slots.take(1, 0) for _ in range(2) if slots.may_prefetch()] == [1, 2]
-    assert not slots.may_prefetch()
 
 
 # --- what the Scheduler does with it --------------------------------------------------------------------
@@ -233,8 +219,7 @@ def test_fewer_slots_get_no_more_jobs_ahead_until_as_few_are_taken(scheduler):
     scheduler.resize(1, {}, NOW)
 
     assert end(scheduler, jobs[1]) == []
-    assert end(scheduler, jobs[2]) == [(jobs[3], 1, 1)]
-    assert end(scheduler, jobs[3]) == [(jobs[4], 1, 1), (jobs[5], 1, 1)]
+    assert end(scheduler, jobs[2]) == [(jobs[3], 1, 1), (jobs[4], 1, 1)]
 
 
 def test_after_a_return_nothing_is_prefetched_until_a_short_job_has_ended(scheduler):
@@ -285,3 +270,12 @@ def test_a_returned_trial_of_paused_calls_lets_another_one_try():
 
     assert scheduler.get(trial).state is State.RUNNING
     assert scheduler.get(trial).attempt == 1
+
+
+def test_a_job_that_is_submitted_while_another_one_runs_is_not_prefetched(scheduler):
+    first, second = submit(scheduler), submit(scheduler)
+    assert end(scheduler, first) == [(second, 1, 1)]
+
+    late = submit(scheduler, now=at(0.001))
+
+    assert scheduler.get(late).state is State.QUEUED
