@@ -134,8 +134,9 @@ def test_list_has_a_progress_column_if_a_job_reports_progress(own_daemon, job_th
 
 def test_list_and_show_on_a_terminal_show_progress(daemon, terminal, job_that_says):
     job_id = job_that_says(daemon, r"""40% "$(printf 'evil\033[2J')" """)
+    wait_until(lambda: daemon.shown(job_id)["progress"])  # saved within a second of the report before
 
-    for text in (seen(terminal("list", width=160)), seen(terminal("show", job_id))):
+    for text in (seen(terminal("list", width=120)), seen(terminal("show", job_id))):
         assert "40% evil␛[2J" in text
 
 
