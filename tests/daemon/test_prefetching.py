@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from msgspec.structs import replace
 
+from bgd.clock import now
 from bgd.core.explain import Cause
-from bgd.core.job import JobId, Move, Outcome, State
+from bgd.core.job import JobId, Move, Now, Outcome, State
 from bgd.daemon.storage import activity, change_stream
 from bgd.wire.launching import (
     FIRST_WITH_RETURNS,
@@ -40,12 +43,37 @@ def launches(messages):
 
 
 async def prefetched(life, launcher):
-    """Run a short job, and let a second one run and a third one wait behind it; return the key of that."""
+    """Run a short job, and let a second one run and "build" wait behind it; return the key of that."""
     first = await life.launched()
-    second, third = await life.submit(), await life.submit()
+    second, third = await life.submit(), await life.submit(command(name="build"))
     launcher.say(end(first))
     assert launches(await life.heard()) == [(second, 1), (third, 1)]
     return life.key(third)
+
+
+THREE_STARTS = {
+    (activity.QUEUE, "default"): 3,
+    (activity.NAME, activity.OTHER): 2,
+    (activity.NAME, "build"): 1,
+}
+
+
+@pytest.fixture
+def one_minute(monkeypatch):
+    """Let all happen in one minute of the charts."""
+    wall = now().wall
+    monkeypatch.setattr("bgd.daemon.supervisor.now", lambda: Now(now().elapsed, wall))
+
+
+async def charted_starts(life):
+    """Return how many starts the charts of queues and names count."""
+    rows = await life.store.read(
+        lambda db: db.execute("SELECT kind, subject, counts FROM activity").fetchall()
+    )
+    counted = Counter()
+    for kind, subject, packed in rows:
+        counted[kind, subject] += activity._decode(packed).started
+    return +counted
 
 
 def decide_end(life, job):
@@ -106,6 +134,7 @@ async def test_a_returned_attempt_leaves_no_trace_and_starts_again_under_its_num
         assert whats == ["submit", Move.START, Move.RETURN, Move.START, Move.SUCCEED]
 
 
+@pytest.mark.usefixtures("one_minute")
 async def test_charts_count_the_start_of_a_returned_attempt_once(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
@@ -115,10 +144,20 @@ async def test_charts_count_the_start_of_a_returned_attempt_once(config, launche
         launcher.say(end(key))
         await life.heard()
 
-        rows = await life.store.read(lambda db: db.execute("SELECT kind, counts FROM activity").fetchall())
+        assert await charted_starts(life) == THREE_STARTS
 
-        started = [activity._decode(packed).started for kind, packed in rows if kind == activity.QUEUE]
-        assert sum(started) == 3
+
+@pytest.mark.usefixtures("one_minute")
+async def test_charts_count_a_start_once_that_is_returned_after_a_restart(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0), AttemptStarted(key, None, 1.0))
+        launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
+        assert launches(await life.heard()) == [(key.job, 1)]
+
+        assert await charted_starts(life) == THREE_STARTS
 
 
 async def test_it_may_start_again_in_the_transaction_of_its_return(config, launcher):

@@ -126,9 +126,9 @@ class ActivityWriter:
                         counts.slot_seconds += slots * taken
         for returned, _ in saved.returned:
             job = saved.saves[returned].job
-            name, _ = self._running.pop(returned, (OTHER, 0))
+            name, *_ = self._running.pop(returned, None) or db.execute(_NAME, (returned,)).fetchone()
             for counts in self._places(db, job.queue, name, minute):
-                counts.started -= 1
+                counts.started = max(counts.started - 1, 0)  # it may have started in the minute before
         for start in saved.attempts:
             job, stored = saved.saves[start.job].job, saved.specs.get(start.job) or wanted.get(start.job)
             name = (stored is not None and stored.spec.name) or OTHER
@@ -271,6 +271,8 @@ _EARLIER = """
     FROM attempts CROSS JOIN jobs ON id = job
     WHERE attempts.finished_at BETWEEN ?2 AND ?3 GROUP BY 1, 2, 3, 4, 5
 """
+
+_NAME = "SELECT ifnull(name, '') FROM jobs WHERE id = ?"
 
 # An attempt on a cluster takes slot 0, which is none
 _RUNNING = """
