@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     ours: str | None = None  # the row that the others are compared with
     instead: Mapping[str, str] = {}  # rows that are compared with another one of ours
     is_less_better: bool = False
-    multiples_of: str | None = None  # the row of which each is shown as a multiple
+    multiples_of: str | None = None  # the row that each figure is divided by
     missing: Mapping[str, str] = {}  # what could not be measured, and why
 
 

@@ -109,7 +109,7 @@ class DatabaseConnection:
             await self._connection.close()
         finally:
             self._loop.remove_reader(self._wakeup)
-            self._settle()
+            self._settle()  # calls that ended after the loop was last woken
             os.close(self._wakeup)
 
     def _run(self, future: asyncio.Future[R], run: list[Callable[[], R]]) -> None:
