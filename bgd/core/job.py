@@ -31,6 +31,9 @@ ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is abou
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
+SHORT_RUN = 0.02  # seconds: while the attempts of a slot take less, the next ones are launched ahead
+
+
 class Move(StrEnum):
     """What takes a job from one state to another."""
 

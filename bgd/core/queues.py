@@ -467,8 +467,8 @@ class ReadyQueues:
     # --- active jobs ----------------------------------------------------------------------------------
 
     def occupy(self, job: Job) -> tuple[int, Tokens, bool]:
-        """Give a taken job its slot, 0: none of the daemon's, and tokens; return them, and if it is ahead."""
-        size, ahead = self._size_of(job), self.slots.prefetched
+        """Give a taken job a slot (0: none of ours) and tokens; return both, and whether it is prefetched."""
+        size, before = self._size_of(job), self.slots.prefetched
         number = 0 if job.queue in self._outside else self.slots.take(size, job.priority)
         if self._shares.are_set and number:
             self._shares.use(job.queue, size)
@@ -482,7 +482,7 @@ class ReadyQueues:
         demand = job.conditions.resources
         tokens = self.tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
-        return number, tokens, self.slots.prefetched > ahead
+        return number, tokens, self.slots.prefetched > before
 
     def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give an active job the slot number and tokens that it had before."""
@@ -519,7 +519,7 @@ class ReadyQueues:
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] = self._taken_in.get(sharers, 0) + size
 
-    # --- lanes ---
+    # --- lanes ----------------------------------------------------------------------------------------
 
     def _top(self, lane: Lane) -> Urgency | None:
         """Return the top of a lane, once jobs are in the lane of their queue or wait for their key."""
@@ -589,10 +589,9 @@ class ReadyQueues:
         job = self._job_of(job_id)
         if job is None or job.state is not State.QUEUED or job.priority != priority:
             return False
-        queue, *kind = lane
-        is_shared = queue is None and (job.queue not in self._lanes or lane in self._mixed)
-        own = job.conditions.resources, job.conditions.target, job.policy.breaker
-        return (is_shared or queue == job.queue) and own == tuple(kind)
+        is_shared = lane[0] is None and (job.queue not in self._lanes or lane in self._mixed)
+        kind = job.conditions.resources, job.conditions.target, job.policy.breaker
+        return (is_shared or lane[0] == job.queue) and lane[1:] == kind
 
 
 def _names(lane: Lane) -> set[str]:

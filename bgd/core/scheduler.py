@@ -84,7 +84,11 @@ class CommandAttempt(Struct, frozen=True):
     job: Job
 
 
-Effect = SaveJob | StartAttempt | CommandAttempt
+class Recall(Struct, frozen=True):
+    """Let the launcher return the prefetched attempts that have not begun."""
+
+
+Effect = SaveJob | StartAttempt | CommandAttempt  # each of one job
 
 _SOME_START = {Cause.PAUSE, *OF_MACHINE}  # these do not stop notifications
 
@@ -121,7 +125,7 @@ class Scheduler:
         self._roll = roll
         self.batches = Batches()
         self.breakers = self.table.queues.breakers
-        self._effects: list[Effect | None] = []  # None: prefetched attempts from before it come back
+        self._effects: list[Effect | Recall] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[Cause] = set()
@@ -134,8 +138,8 @@ class Scheduler:
         """The number of effects since the last call of `take_effects`."""
         return len(self._effects)
 
-    def take_effects(self) -> list[Effect | None]:
-        """Return effects since the last call, in order. The last SaveJob of a job counts; None: recall."""
+    def take_effects(self) -> list[Effect | Recall]:
+        """Return the effects since the last call, in order. The last SaveJob of a job counts."""
         effects, self._effects = self._effects, []
         return effects
 
@@ -459,7 +463,7 @@ class Scheduler:
         """Start no job until this reason ends, which goes away by itself."""
         self._pauses.add(why)
         if self.table.queues.slots.prefetched:
-            self._effects.append(None)
+            self._effects.append(Recall())
 
     def resume(self, why: Cause, now: Now) -> None:
         """End this reason."""
@@ -524,7 +528,7 @@ class Scheduler:
         self._update_waiting(now)
         if queues.slots.recalls:
             queues.slots.recalls = False
-            self._effects.append(None)
+            self._effects.append(Recall())
         while self._pauses <= _SOME_START and (job := queues.take_next(is_paused=is_paused)) is not None:
             if job.conditions.limit is not None and queues.limits.is_skipped(job):
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from math import inf
 
-SHORT = 0.02  # seconds: a slot may get jobs ahead while its jobs take less
+from bgd.core.job import SHORT_RUN
+
 MAX_PREFETCHED = 7  # jobs that wait behind the one that runs in a slot
 
 
@@ -16,14 +17,14 @@ class Slots:
     wait at the launcher, and begin one after the other, so that no slot waits for bgd.
 
     Attributes:
-        total: how many jobs may take together.
-        taken: how many they take; prefetched jobs take none.
+        total: how many slots jobs may take together.
+        taken: how many they have taken; prefetched jobs take none.
         prefetched: how many jobs have a number that another job had before.
         prefetches: whether the launcher can hold jobs back until their slot is free.
-        tells_starts: whether a message is sent when a job starts; then none is prefetched: it may come back.
-        recalls: whether those that have not begun are to come back, because others may have to start next.
+        tells_starts: whether somebody is told when a job starts. Then none is prefetched: it may come back.
+        recalls: whether the prefetched jobs that have not begun have to come back.
         lowest: no prefetched job has a lower priority, except recalled ones; infinite if there is none.
-        short: how many jobs each slot of short jobs may get ahead.
+        short: how many jobs may be prefetched for each slot whose latest job was short.
     """
 
     def __init__(self) -> None:
@@ -59,9 +60,9 @@ class Slots:
             self.taken += size
 
     def give_back(self, number: int, size: int, seconds: float | None, now: float) -> None:
-        """Take the slots from a job that ran for so many seconds; None: not known, or it never began."""
+        """Release the slots of a job. `seconds`: how long it ran; None: unknown, or it has not begun."""
         self._ended = number, now
-        if seconds is not None and seconds < SHORT:
+        if seconds is not None and seconds < SHORT_RUN:
             self.short[number] = min(2 * self.short.get(number, 0) + 1, MAX_PREFETCHED)
         elif number in self.short:
             del self.short[number]
@@ -78,14 +79,14 @@ class Slots:
     def may_prefetch(self, now: float) -> bool:
         """Return whether `take` may be called while no slot is free.
 
-        Only a slot whose job ends now gets jobs ahead: the one that has another slot may take long.
+        Jobs are prefetched only for a slot whose job ends now: a job that runs already may take long.
         """
         number, ended_at = self._ended
         may = ended_at == now and 0 < self._users.get(number, 0) <= self.short.get(number, 0)
         return may and self.prefetches and not self.tells_starts and self.taken == self.total
 
     def recall(self) -> None:
-        """Let the prefetched jobs come back, because others may have to start next."""
+        """Ask for the prefetched jobs, because others may have to start before them."""
         self.recalls = self.recalls or self.prefetched > 0
         self.lowest = inf
 

@@ -75,7 +75,7 @@ class Dispatcher:
         if current is None or not self._attempts.may_send(job, self._link.instance):
             return None  # it has ended, or the next snapshot finds it unsent and reassigns it
         if current.state is State.STOPPING:  # asked for while the start was being saved
-            return stopped_end(job)
+            return stopped_end(job, now().wall)
         spec = transaction.specs[job.id].whole()
         try:
             if spec.references:
@@ -365,7 +365,7 @@ class AttemptTable:
         launcher = attempt.launcher
         was_never_started = attempt.is_unsent or launcher == snapshot.instance or launcher in snapshot.covers
         if was_never_started and job.state is State.STOPPING:
-            return stopped_end(job)
+            return stopped_end(job, at)
         if was_never_started:
             self.resend(job.id)
             return None
@@ -429,9 +429,9 @@ def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
     )
 
 
-def stopped_end(job: Job) -> AttemptEnd:
+def stopped_end(job: Job, at: float) -> AttemptEnd:
     """Return the end of an attempt that was stopped before it began."""
-    return unreported_end(job, Outcome.CANCELLED, now().wall, "stopped before it was started")
+    return unreported_end(job, Outcome.CANCELLED, at, "stopped before it was started")
 
 
 def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:

@@ -23,7 +23,7 @@ from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
-from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUBMIT, Recall, SaveJob, Scheduler, StartAttempt
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -356,7 +356,7 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        self.scheduler.table.queues.slots.prefetches = self.link.supports(launching.ReturnAttempts())
+        self.scheduler.table.queues.slots.prefetches = self.link.supports(launching.RecallAttempts())
         self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
 
@@ -390,11 +390,11 @@ class Supervisor:
         self._changed.set()
 
     def attempt_returned(self, key: AttemptKey) -> None:
-        """Queue the job of an attempt that has not begun again; one that is suspended stays as it is."""
+        """Queue a job whose attempt has come back; if it is suspended, launch it again instead."""
         job = self.dispatcher.active_job(key)
         if job is not None and job.state is State.STOPPING:  # asked for meanwhile
-            self._end_attempt(stopped_end(job))
-        elif job is not None and job.suspended:  # likewise; in the queue it could not be continued
+            self._end_attempt(stopped_end(job, now().wall))
+        elif job is not None and job.suspended:  # in the queue it could not be continued
             self._attempts.resend(job.id)
         elif job is not None:
             self._attempts.end(job.id)
@@ -453,8 +453,8 @@ class Supervisor:
         """Launch, recall, stop and acknowledge attempts as saved."""
         position = self._store.position
         for job in transaction.launches:
-            if job is None:
-                self.link.send(launching.ReturnAttempts())
+            if isinstance(job, Recall):
+                self.link.send(launching.RecallAttempts())
             elif (end := self.dispatcher.launch(job, transaction, self.config, position)) is not None:
                 self._end_attempt(end)
         for job in transaction.commands:
@@ -489,14 +489,14 @@ class Supervisor:
         transaction.wanted = [
             job.id
             for job in transaction.launches
-            if job is not None and (job.id not in transaction.specs or job.id in transaction.references)
+            if isinstance(job, Job) and (job.id not in transaction.specs or job.id in transaction.references)
         ]
         return transaction
 
     def _add_effects(self, transaction: Transaction) -> None:
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
         for place, effect in enumerate(self.scheduler.take_effects()):
-            if effect is None:
+            if isinstance(effect, Recall):
                 transaction.launches.append(effect)
                 continue
             if isinstance(effect, SaveJob):

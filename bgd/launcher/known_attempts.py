@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bgd.core.job import Outcome
+from bgd.core.job import SHORT_RUN, Outcome
 from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
@@ -54,7 +54,7 @@ class KnownAttempts:
         self._is_closing = False
         self._waiting: set[AttemptKey] = set()  # those that have not begun: for their slot, or while closing
         self._by_slot: dict[Slot, deque[AttemptKey]] = {}  # the attempts of each slot; the first one runs
-        self._timed: set[Slot] = set()  # those that are looked at soon
+        self._timed: set[Slot] = set()  # those that are looked at after SHORT_RUN
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
         self._usage = UsageReader(context, self.unended)
@@ -98,18 +98,18 @@ class KnownAttempts:
         else:
             self._begin(attempt)
 
-    def return_waiting(self) -> None:
-        """Give back every attempt that waits for its slot, unless something was asked of it."""
+    def recall(self) -> None:
+        """Return every attempt that waits for its slot, except where something was asked of it."""
         for keys in self._by_slot.values():
             self._return(keys)
 
     def _return_later(self, slot: Slot) -> None:
-        """Give back those that wait for a slot, if the first one takes long."""
+        """Return those that wait for a slot, if the first one takes long."""
         if slot not in self._timed:
             self._timed.add(slot)
-            self._context.deadlines.after(_SLOT_PATIENCE, partial(self._check, slot, self._by_slot[slot][0]))
+            self._context.deadlines.after(SHORT_RUN, partial(self._look_at, slot, self._by_slot[slot][0]))
 
-    def _check(self, slot: Slot, first: AttemptKey) -> None:
+    def _look_at(self, slot: Slot, first: AttemptKey) -> None:
         self._timed.remove(slot)
         keys = self._by_slot.get(slot)
         if keys is not None and keys[0] == first:
@@ -136,7 +136,7 @@ class KnownAttempts:
                 self._begin(attempt)  # it ends at once
 
     def resume(self, key: AttemptKey) -> None:
-        """Undo the suspension of an attempt; one that still waits for its slot may be given back again."""
+        """Undo the suspension of an attempt; one that still waits for its slot may be returned again."""
         if attempt := self.unended.get(key):
             attempt.resume()
             if key in self._waiting:
@@ -277,5 +277,4 @@ def _slot_of(launch: Launch) -> Slot:
     return (launch.key.store, launch.slot) if launch.slot else launch.key
 
 
-_SLOT_PATIENCE = 0.02  # seconds that an attempt may run before those that wait for its slot go back
 _PILOT_PATIENCE = 2.0  # seconds for pilots to say what their attempts use

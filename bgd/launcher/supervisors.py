@@ -282,8 +282,8 @@ class Supervisors:
                 self._attempts.measure()
             case launching.RenewWorkers():
                 self._attempts.workers.renew()
-            case launching.ReturnAttempts():
-                self._attempts.return_waiting()
+            case launching.RecallAttempts():
+                self._attempts.recall()
             case launching.OutputStored(key, offset):
                 if self._context.outbox is not None:
                     self._context.outbox.stored(key, offset)

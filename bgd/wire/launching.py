@@ -152,7 +152,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `slurm`: run it on a cluster; None: on this machine.
     * `slot`: since protocol 10, begin once no attempt that was launched earlier has this slot; 0: at once.
-    * `is_prefetched`: bgd knows that it has to wait for its slot, and it may come back.
+    * `is_prefetched`: it has to wait for its slot, and may be returned before it begins.
     """
 
     key: AttemptKey
@@ -244,8 +244,8 @@ class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no more attempts; new ones replace them when needed."""
 
 
-class ReturnAttempts(Struct, frozen=True, tag="return"):
-    """Answer AttemptReturned for each attempt that waits for its slot, and forget it."""
+class RecallAttempts(Struct, frozen=True, tag="recall"):
+    """Forget each prefetched attempt that waits for its slot, and answer AttemptReturned for it."""
 
 
 class OutputStored(Struct, frozen=True, tag="stored"):
@@ -300,7 +300,7 @@ ToLauncher = (
     | CheckAttempt
     | MeasureUsage
     | RenewWorkers
-    | ReturnAttempts
+    | RecallAttempts
     | OutputStored
     | KeepAlive
     | TradeSockets
@@ -323,7 +323,7 @@ def protocol_of(message: ToLauncher) -> int:
             return 8
         case OpenKeyboard():
             return 9
-        case ReturnAttempts():
+        case RecallAttempts():
             return FIRST_WITH_RETURNS
         case _:
             return OLDEST_LAUNCHING_PROTOCOL
@@ -416,9 +416,9 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
 
 
 class AttemptReturned(Struct, frozen=True, tag="returned"):
-    """An attempt that waited for its slot is forgotten, and has not begun; it may be launched again.
+    """A prefetched attempt has not begun and is forgotten; it may be launched again.
 
-    Sent when asked for, or when the attempt that has the slot takes longer than bgd expected.
+    Sent when attempts are recalled, or when the attempt that has the slot takes longer than SHORT_RUN.
     """
 
     key: AttemptKey

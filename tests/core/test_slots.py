@@ -8,13 +8,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bgd.core.breakers import BreakerRule
 from bgd.core.explain import Cause
-from bgd.core.job import JobId, Outcome, Rate, RetryPolicy, State
+from bgd.core.job import SHORT_RUN, JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import CommandAttempt, Scheduler, StartAttempt
-from bgd.core.slots import MAX_PREFETCHED, SHORT, Slots
+from bgd.core.scheduler import CommandAttempt, Recall, Scheduler, StartAttempt
+from bgd.core.slots import MAX_PREFETCHED, Slots
 from tests.core.scheduling import NOW, at, limits, make_scheduler, started, submit
 
-LONG = 2 * SHORT
+LONG = 2 * SHORT_RUN
 
 
 class SlotHistories(RuleBasedStateMachine):
@@ -51,7 +51,7 @@ class SlotHistories(RuleBasedStateMachine):
             self.held.append((number, 1))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), seconds=st.sampled_from([0.0, SHORT / 3, SHORT / 3, LONG, None]))
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, SHORT_RUN / 3, SHORT_RUN / 3, LONG, None]))
     def give_back(self, data, seconds):
         number, size = data.draw(st.sampled_from(sorted(self.held)))
         self.held.remove((number, size))
@@ -69,6 +69,16 @@ class SlotHistories(RuleBasedStateMachine):
 
 
 TestSlotHistories = SlotHistories.TestCase
+
+
+def test_a_free_number_that_is_restored_is_not_taken_again():
+    slots = Slots()
+    slots.total = 3
+    first, second = slots.take(1, 0), slots.take(1, 0)
+    slots.give_back(first, 1, None, 0.0)
+    slots.retake(first, 1, 0)
+
+    assert (first, second, slots.take(1, 0)) == (1, 2, 3)
 
 
 # --- what the Scheduler does with it --------------------------------------------------------------------
@@ -90,7 +100,7 @@ def end(scheduler, job_id, seconds=0.0):
 
 def recalls(scheduler):
     """Return whether prefetched attempts are recalled since the last effects."""
-    return None in scheduler.take_effects()
+    return Recall() in scheduler.take_effects()
 
 
 def test_after_short_jobs_more_and_more_start_ahead(scheduler):
@@ -196,7 +206,7 @@ def test_only_attempts_that_started_before_the_reason_are_recalled(scheduler):
     effects = scheduler.take_effects()
     [start] = [effect for effect in effects if isinstance(effect, StartAttempt)]
     assert start.job.id == urgent
-    assert effects.index(None) < effects.index(start)
+    assert effects.index(Recall()) < effects.index(start)
 
 
 def test_what_is_recalled_is_not_recalled_again(scheduler):

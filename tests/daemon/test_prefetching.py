@@ -18,7 +18,7 @@ from bgd.wire.launching import (
     CheckAttempt,
     Checked,
     Launch,
-    ReturnAttempts,
+    RecallAttempts,
     StopProcesses,
     SuspendProcesses,
 )
@@ -225,7 +225,7 @@ async def test_a_more_urgent_job_recalls_what_waits(config, launcher):
 
         urgent = await life.submit(command(priority=1))
 
-        assert await life.heard() == [ReturnAttempts()]
+        assert await life.heard() == [RecallAttempts()]
         launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
         assert launches(await life.heard()) == [(urgent, 1), (key.job, 1)]
 
@@ -237,7 +237,7 @@ async def test_a_pause_recalls_what_waits(config, launcher):
 
         life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
 
-        assert await life.heard() == [ReturnAttempts()]
+        assert await life.heard() == [RecallAttempts()]
         launcher.say(AttemptReturned(key), end(life.key(key.job - 1)))
         assert launches(await life.heard()) == []
 
@@ -256,7 +256,7 @@ async def test_what_is_sent_ahead_after_a_pause_was_asked_for_is_recalled_too(co
         told = await life.heard()
 
         assert launches(told) == [(second, 1), (third, 1)]
-        assert told[-1] == ReturnAttempts()
+        assert told[-1] == RecallAttempts()
 
 
 async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_what_it_starts_later(
@@ -277,7 +277,7 @@ async def test_one_transaction_recalls_what_it_starts_before_a_pause_but_not_wha
 
         told = await life.heard()
 
-        recalled = told.index(ReturnAttempts())
+        recalled = told.index(RecallAttempts())
         assert launches(told[:recalled]) == [(third, 1)]
         assert launches(told[recalled:]) == [(fourth, 1), (fourth + 1, 1)]
 
@@ -289,7 +289,7 @@ async def test_a_shutdown_ends_only_attempts_that_have_begun(config, launcher, m
         key = await prefetched(life, launcher)
         launcher.answers = None
         drain = life.tasks.create_task(life.supervisor.drain(mode))
-        assert await launcher.hear(ReturnAttempts) == ReturnAttempts()
+        assert await launcher.hear(RecallAttempts) == RecallAttempts()
         question = await launcher.hear(CheckAttempt)
 
         launcher.say(AttemptReturned(key), Checked(question.number, True))

@@ -17,7 +17,7 @@ from bgd.wire.launching import (
     ContinueProcesses,
     FromLauncher,
     Greeting,
-    ReturnAttempts,
+    RecallAttempts,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -33,7 +33,7 @@ def launched(supervisor: Supervisor, *argv: str, slot: int = 1, **options: Any) 
 
 
 def returned(supervisor: Supervisor, count: int) -> set[AttemptKey]:
-    """Wait for so many returns; nothing may end meanwhile."""
+    """Wait until that many attempts have been returned; none may end before."""
     found: set[AttemptKey] = set()
     while len(found) < count:
         message: FromLauncher | None = supervisor.hear()
@@ -90,7 +90,7 @@ def test_what_waits_behind_a_long_attempt_comes_back_and_can_be_launched_again(
 def test_what_waits_comes_back_at_once_if_asked_for(supervisor: Supervisor) -> None:
     launched(supervisor, "sleep", "100")
     behind = launched(supervisor, "true")
-    supervisor.say(ReturnAttempts())
+    supervisor.say(RecallAttempts())
 
     assert returned(supervisor, 1) == {behind}
 
@@ -185,7 +185,7 @@ def test_nothing_comes_back_to_an_older_supervisor(host: Host, tmp_path: Path) -
     long = launched(older, "sh", "-c", f"sleep 0.3; {STEP}", "1", str(trace))
     behind = launched(older, "sh", "-c", STEP, "2", str(trace))
 
-    older.say(ReturnAttempts())
+    older.say(RecallAttempts())
 
     left = {long, behind}
     while left:

@@ -11,8 +11,7 @@ from signal import SIGCONT
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import Outcome
-from bgd.core.slots import SHORT
+from bgd.core.job import SHORT_RUN, Outcome
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
@@ -35,8 +34,8 @@ from bgd.wire.launching import (
     OpenKeyboard,
     OutputStored,
     Ready,
+    RecallAttempts,
     RenewWorkers,
-    ReturnAttempts,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -177,10 +176,10 @@ class SimulatedLauncher:
                 self._finish(key, Outcome.CANCELLED, None, None)
             case ContinueProcesses(key) if key in self._waiting:
                 self._asked[key] = [each for each in self._asked[key] if isinstance(each, SignalProcesses)]
-                self._event_queue.after(SHORT, self._return)
+                self._event_queue.after(SHORT_RUN, self._return)
             case SuspendProcesses(key) | SignalProcesses(key) if key in self._waiting:
                 self._asked[key].append(message)
-            case ReturnAttempts():
+            case RecallAttempts():
                 self._return()
             case StopProcesses(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
@@ -238,7 +237,7 @@ class SimulatedLauncher:
         assert key.job not in {other.job for other in [*runs, *self._waiting]}, f"{key} overlaps with another"
         self._waiting[key] = launch
         if launch.slot:
-            self._event_queue.after(SHORT, self._return)
+            self._event_queue.after(SHORT_RUN, self._return)
         self._begin_next()
 
     def _begin_next(self) -> None:

@@ -308,7 +308,7 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.daemon.retention.time", SimpleNamespace(monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
         mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
-        mock.patch("bgd.core.slots.SHORT", 4.0),  # so that most are prefetched, and many returned
+        mock.patch("bgd.core.slots.SHORT_RUN", 4.0),  # so that most are prefetched, and many returned
     ):
         yield
 

@@ -20,7 +20,7 @@ from bgd.wire.launching import (
     OpenKeyboard,
     PilotStart,
     Ready,
-    ReturnAttempts,
+    RecallAttempts,
     SlurmStart,
     TradeSockets,
     ballast_on,
@@ -107,7 +107,7 @@ def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
 
 
 def test_a_launcher_of_protocol_9_would_hang_up_on_a_recall():
-    assert protocol_of(ReturnAttempts()) == FIRST_WITH_RETURNS == 10
+    assert protocol_of(RecallAttempts()) == FIRST_WITH_RETURNS == 10
 
 
 def test_a_launcher_of_protocol_8_would_hang_up_on_a_keyboard():

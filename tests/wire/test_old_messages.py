@@ -411,7 +411,7 @@ SENT: dict[str, list[Message]] = {
         launching.CheckAttempt(KEY, 7),
         launching.MeasureUsage(),
         launching.RenewWorkers(),
-        launching.ReturnAttempts(),
+        launching.RecallAttempts(),
         launching.OutputStored(KEY, 4096),
         launching.KeepAlive(),
         launching.TradeSockets(),

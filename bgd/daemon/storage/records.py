@@ -28,7 +28,7 @@ from bgd.core.job import (
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
-from bgd.core.scheduler import SaveJob
+from bgd.core.scheduler import Recall, SaveJob
 from bgd.core.schedules import Occurrence
 from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, AttemptStarted, Place
@@ -220,7 +220,7 @@ class Transaction(Struct, kw_only=True):
         sessions: users and names of sessions whose inboxes got ends; known after the commit.
         specs: those of the new jobs.
         answers: what to call after the commit.
-        launches: jobs whose attempts to launch after the commit; None: recall those before it.
+        launches: jobs whose attempts to launch after the commit, and when to recall those before.
         commands: jobs that say what to do to their running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
         actors: users behind the effects of the Scheduler, by their place.
@@ -265,7 +265,7 @@ class Transaction(Struct, kw_only=True):
     specs: dict[JobId, StoredSpec] = {}
     results: dict[int, str] = {}
     answers: list[Callable[[], object]] = []
-    launches: list[Job | None] = []
+    launches: list[Job | Recall] = []
     commands: list[Job] = []
     acknowledge: list[AttemptKey] = []
     actors: dict[int, str] = {}
