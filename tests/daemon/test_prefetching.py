@@ -70,7 +70,7 @@ async def charted_starts(life):
     rows = await life.store.read(
         lambda db: db.execute("SELECT kind, subject, counts FROM activity").fetchall()
     )
-    counted = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
     for kind, subject, packed in rows:
         counted[kind, subject] += activity._decode(packed).started
     return +counted
