@@ -31,7 +31,7 @@ ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is abou
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
-SHORT_RUN = 0.02  # seconds: while the attempts of a slot take less, the next ones are launched ahead
+SHORT_RUN = 0.02  # seconds: while the attempts of a slot take less, the next ones are prefetched
 
 
 class Move(StrEnum):

@@ -44,7 +44,7 @@ class Counted(Struct, frozen=True, kw_only=True):
 
 
 class _About(Struct, frozen=True, kw_only=True):
-    """What a Fact and the Message about it say alike."""
+    """What a Fact and the Message about it have in common."""
 
     event: NotifyEvent
     job: int | None = None

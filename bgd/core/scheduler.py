@@ -443,7 +443,7 @@ class Scheduler:
         job = self._running_job(job_id)
         self.table.queues.now = now.elapsed
         self.table.queues.vacate(job)
-        if job.policy.breaker is not None:  # after a crash also one that did not start ahead
+        if job.policy.breaker is not None:  # after a crash also one that was not prefetched
             self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)
         self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
         self._settle(now)

@@ -1,4 +1,4 @@
-"""Slots: which are taken, and which of them may get jobs ahead."""
+"""Slots: which are taken, and for which of them jobs may be prefetched."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Attempt:
 
     @property
     def may_return(self) -> bool:
-        """Whether it was launched ahead, and nothing has been asked of it since."""
+        """Whether it was prefetched, and nothing has been asked of it since."""
         is_untouched = self.reason is None and not self.is_suspended and not self._signals
         return self.launch.is_prefetched and is_untouched
 

@@ -112,7 +112,7 @@ _HAND_OUT = """
     UPDATE inbox SET handed_out = handed_out + 1
     WHERE event IN (SELECT value FROM json_each(?)) RETURNING event, handed_out
 """
-# +: by their events
+# with the +, SQLite looks up the events instead of reading all ends of the user
 _DELETE = """
     DELETE FROM inbox WHERE +uid = ? AND event IN (SELECT value FROM json_each(?)) RETURNING event
 """
