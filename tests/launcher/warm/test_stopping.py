@@ -226,7 +226,7 @@ def test_a_coroutine_that_blocks_its_loop_is_ended_too(every, tmp_path):
 
     error = document(end)["error"]
     assert error["type"] == "bgd_job.Cancelled"
-    assert "in block\n    time.sleep(1000)" in error["traceback"]
+    assert "in block\n" in error["traceback"]  # in its sleep, or still at telling that it began
 
 
 @pytest.mark.parametrize(("name", "last"), [("never_return", "never_return"), ("ignore", "go_on_for_ever")])
