@@ -23,7 +23,7 @@ from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
-from bgd.core.scheduler import SUBMIT, Recall, SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUBMIT, CommandAttempt, Recall, SaveJob, Scheduler, StartAttempt
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -496,24 +496,25 @@ class Supervisor:
     def _add_effects(self, transaction: Transaction) -> None:
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
         for place, effect in enumerate(self.scheduler.take_effects()):
-            if isinstance(effect, Recall):
-                transaction.launches.append(effect)
-                continue
-            if isinstance(effect, SaveJob):
-                if effect.what == SUBMIT:
-                    transaction.new.append(effect.job)
-                else:
-                    if (earlier := transaction.saves.get(effect.job.id)) is not None:
-                        effect = replace(effect, before=earlier.before)  # noqa: PLW2901 - on disk
-                    transaction.saves[effect.job.id] = effect
-                transaction.events.append(JobEvent.of(effect, outcomes, transaction.actors.get(place)))
-            elif isinstance(effect, StartAttempt):
-                row = self._attempts.start(effect, self.link.instance, transaction.now.wall)
-                transaction.attempts.append(row)
-                if (current := self.get(effect.job.id)) is not None:
-                    transaction.launches.append(current)
-            else:
-                transaction.commands.append(effect.job)
+            match effect:
+                case SaveJob():
+                    if effect.what == SUBMIT:
+                        transaction.new.append(effect.job)
+                    else:
+                        if (earlier := transaction.saves.get(effect.job.id)) is not None:
+                            effect = replace(effect, before=earlier.before)  # noqa: PLW2901 - on disk
+                        transaction.saves[effect.job.id] = effect
+                    transaction.events.append(JobEvent.of(effect, outcomes, transaction.actors.get(place)))
+                case StartAttempt():
+                    row = self._attempts.start(effect, self.link.instance, transaction.now.wall)
+                    transaction.attempts.append(row)
+                    if (current := self.get(effect.job.id)) is not None:
+                        transaction.launches.append(current)
+                case CommandAttempt():
+                    transaction.commands.append(effect.job)
+                case Recall():
+                    transaction.launches.append(effect)
+                    continue
             if self.notify_rules and (event := notify_event(effect)) is not None:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
