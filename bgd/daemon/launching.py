@@ -145,12 +145,17 @@ class LauncherLink:
                 await asyncio.sleep(next(pauses))
 
     def send(self, message: ToLauncher) -> bool:
-        """Send a message; return False if no launcher is ready to receive it."""
+        """Send a message at the end of this turn of the loop; return False if no launcher is ready for it."""
         connection = self._connection
         if connection is None or not connection.is_ready or connection.is_closing:
             return False
-        connection.send(message)
+        connection.frames.send(encode(message))
         return True
+
+    def flush(self) -> None:
+        """Write at once what was sent in this turn of the loop."""
+        if self._connection is not None:
+            self._connection.frames.flush()
 
     def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an attempt has not ended; None: no launcher is connected.
@@ -294,7 +299,7 @@ class LauncherLink:
         connection, self._connection = self._connection, None
         if connection is not None:
             # a launcher that has not answered yet gets it, too: it reads in order
-            connection.send(launching.Goodbye())
+            connection.frames.send(encode(launching.Goodbye()))
             connection.hang_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), GOODBYE_SECONDS)
@@ -328,7 +333,7 @@ class LauncherLink:
             self._report_problem(str(error))
             return False
         self._connection = connection
-        connection.send(self._greeting())
+        connection.frames.send(encode(self._greeting()))
         await connection.lost.wait()
         self._connection = None
         for number in list(self._questions):
@@ -484,7 +489,7 @@ class _Connection(asyncio.Protocol):
         self._listener = listener
         self._reader = FrameReader(launching.MAX_LAUNCHING_FRAME)
         self._transport: asyncio.Transport | None = None
-        self._frames = FrameWriter(launching.MAX_LAUNCHING_FRAME)
+        self.frames = FrameWriter(launching.MAX_LAUNCHING_FRAME)
         self._welcome: launching.Welcome | None = None
         self._started: dict[AttemptKey, AttemptStarted] = {}
         self._ended: list[AttemptEnded] = []
@@ -494,11 +499,12 @@ class _Connection(asyncio.Protocol):
         self.lost = asyncio.Event()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of a stream
-        self._transport = self._frames.transport = transport
+        self._transport = self.frames.transport = transport
+        transport.set_write_buffer_limits(high=0)  # uvloop would write only at the end of the turn
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._transport = self._frames.transport = None
+        self._transport = self.frames.transport = None
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
@@ -514,14 +520,10 @@ class _Connection(asyncio.Protocol):
     def is_closing(self) -> bool:
         return self._transport is None or self._transport.is_closing()
 
-    def send(self, message: ToLauncher) -> None:
-        """Send a message at the end of this turn of the loop, together with others."""
-        self._frames.send(encode(message))
-
     def hang_up(self) -> None:
         """End the sending side; the launcher closes once it has read everything, so nothing is lost."""
         if self._transport is not None and not self._transport.is_closing():
-            self._frames.flush()
+            self.frames.flush()
             self._transport.write_eof()
 
     def _take(self, message: FromLauncher) -> None:  # noqa: C901 (a flat list of cases)

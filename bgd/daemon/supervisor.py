@@ -457,6 +457,8 @@ class Supervisor:
                 self.link.send(launching.RecallAttempts())
             elif (end := self.dispatcher.launch(job, transaction, self.config, position)) is not None:
                 self._end_attempt(end)
+        if transaction.launches:
+            self.link.flush()  # before the answers: the clients may need the processor
         for job in transaction.commands:
             self.dispatcher.send_command(job, self.config.daemon.grace)
         for key in transaction.acknowledge:

@@ -24,6 +24,7 @@ from bgd.wire.launching import (
     SuspendProcesses,
     TradeSockets,
     Welcome,
+    encode,
     protocol_of,
 )
 from tests.daemon.harness import Harness, command, running_supervisor
@@ -95,7 +96,7 @@ async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(
         def lose_while_sending(exc: Exception | None) -> None:
             lose(exc)
             sent.append(life.link.send(SuspendProcesses(KEY)))
-            connection.send(SuspendProcesses(KEY))
+            connection.frames.send(encode(SuspendProcesses(KEY)))
 
         connection.connection_lost = lose_while_sending  # type: ignore[method-assign]  # a turn of the loop earlier
         launcher.hang_up()
