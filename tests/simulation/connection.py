@@ -59,6 +59,9 @@ class SimulatedConnection(asyncio.Transport):
     def write_eof(self) -> None:
         self._down.carry(self._hang_up)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Buffer nothing in any case: what is written is on its way."""
+
     def is_closing(self) -> bool:
         return self._is_closing
 
