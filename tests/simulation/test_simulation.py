@@ -425,6 +425,7 @@ STARTS = {
     give_tokens_back_too_early: 185,
     forget_pauses: 75,
     watch_no_job_after_a_restart: 30,
+    resend_nothing: 50,
     forget_retries_at_a_restart: 210,
     let_one_queue_go_first: 290,
 }
@@ -436,6 +437,7 @@ def let_all_run(monkeypatch):
 
 def forget_keys_of_limits_at_a_restart(monkeypatch):
     monkeypatch.setattr(read, "unpack_waits", lambda packed: replace(unpack_waits(packed), limit=None))
+    monkeypatch.setattr(read, "_job_conditions", read._job_conditions.__wrapped__)  # which remembers some
 
 
 def wake_nobody(monkeypatch):
@@ -603,7 +605,7 @@ def never_end_a_pause(monkeypatch):
         (follow_ends_in_a_later_transaction, "nothing followed"),
         (follow_who_was_cancelled, "followed without an end"),
         (tell_of_an_earlier_attempt, "followed without an end"),
-        (forget_breakers_at_a_restart, "while calls were paused"),
+        (forget_breakers_at_a_restart, "started while (job|calls)"),
         (let_all_try, "started while (job|calls)"),
         (pause_nothing, "while calls were paused"),
         (never_end_a_pause, "have not finished"),
