@@ -84,14 +84,17 @@ class RequestRefused(ProtocolError):
 
 
 def bad_request(message: str) -> RequestRefused:
+    """Return the error for a request that is wrong in itself (400); the client is told `message`."""
     return RequestRefused(HTTPStatus.BAD_REQUEST, message)
 
 
 def not_found(message: str) -> RequestRefused:
+    """Return the error for a page or a job that does not exist (404)."""
     return RequestRefused(HTTPStatus.NOT_FOUND, message)
 
 
 def unavailable(message: str) -> RequestRefused:
+    """Return the error for what cannot be answered now, and may be later (503)."""
     return RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, message)
 
 
