@@ -54,7 +54,7 @@ BOUNDS = {
     # some 40 of those of a job count starts and ends by minute, queue and name; ten of each commit hand it
     # to a thread and back; six of each ask whether a slot may get jobs ahead
     "function calls, a submit": (264, 264),
-    "function calls, a job": (699, 700),
+    "function calls, a job": (700, 700),
     # what the daemon allocates; at the peak, the request and the rows are there as well
     # up to 14,000 of it are weak references to cursors, which sqlite3 drops after every 200th
     "bytes of memory, 2000 queued jobs": (16_800, 30_000),
