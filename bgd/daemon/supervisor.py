@@ -545,11 +545,14 @@ class Supervisor:
                 del self.steps.keepers[end.job]
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
             outcome, log_kept = recorded_outcome(job, end.outcome), min(end.log_kept, cap)
-            pid, began, place = end.pid, end.started_at, end.place
+            pid, began, since, place = end.pid, end.started_at, None, end.place
             started = self.transaction.pids.pop(end.job, None)
             if started is not None:  # a short job: its pid is not saved yet, so save both in one row
-                pid, began, place = started.pid, began or started.started_at, started.place
-            end = replace(end, outcome=outcome, log_kept=log_kept, pid=pid, started_at=began, place=place)
+                pid, began = started.pid, began or started.started_at
+                since, place = started.since, started.place
+            end = replace(
+                end, outcome=outcome, log_kept=log_kept, pid=pid, started_at=began, since=since, place=place
+            )
             self.transaction.ends.append(end)
             self._changed.set()
 

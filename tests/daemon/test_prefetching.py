@@ -321,3 +321,19 @@ async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
 
         assert launches(await life.told()) == []
         assert (life.supervisor.scheduler.running, life.supervisor.scheduler.taken) == (1, 1)
+
+
+async def test_a_prefetched_job_has_waited_until_it_began(config, launcher):
+    """Not only until it was sent to the launcher: it waits there for its slot."""
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        at = now()
+        began = at.wall + 5
+        launcher.say(AttemptStarted(key, 1, began, since=at.elapsed + 5), replace(end(key), started_at=began))
+        await life.heard()
+
+        view, [attempt] = await life.view(key.job), await life.attempts(key.job)
+
+    assert view.started_at == attempt.started_at == began
+    assert view.waited_seconds == pytest.approx(5, abs=2)

@@ -100,6 +100,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
         result: what a class job returned, as JSON text.
         log_bytes: that it wrote.
         log_kept: how many of these are on disk.
+        since: its start on the elapsed clock.
         decision, lineage: as in an AttemptReport; not stored, because nothing needs them after this.
     """
 
@@ -109,6 +110,7 @@ class AttemptEnd(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     signal: int | None = None
     started_at: float | None = None
+    since: float | None = None
     pid: int | None = None
     finished_at: float
     user_seconds: float | None = None

@@ -210,7 +210,7 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
             # the job finished when its attempt did, perhaps long before a daemon could save that
             finish = (end.finished_at, transaction.now.elapsed) if job.state in FINAL else (None, None)
             outcome = end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED
-            ended.append((*columns, *finish, save.reason, *outcome, end.log_kept, job.id))
+            ended.append((*columns, *finish, save.reason, *outcome, end.log_kept, end.started_at, job.id))
         if start is not None:
             started.append((*columns, None, None, save.reason, start, job.id))
         elif end is None:
@@ -302,7 +302,7 @@ def _save_places(db: sqlite3.Connection, places: Iterable[tuple[Place | None, in
 
 
 _of_end = attrgetter(
-    *("exit_code", "signal", "started_at", "pid", "finished_at", "user_seconds", "system_seconds"),
+    *("exit_code", "signal", "started_at", "since", "pid", "finished_at", "user_seconds", "system_seconds"),
     *("max_rss_bytes", "log_bytes", "whole_tree", "memory_peak_bytes", "run_seconds", "job", "attempt"),
 )
 
@@ -373,7 +373,8 @@ _UPDATE_JOB = """
 """
 _SAVE_JOBS = f"{_UPDATE_JOB} WHERE id BETWEEN ? AND ?"
 _END_JOB = f"""
-    {_UPDATE_JOB}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?
+    {_UPDATE_JOB}, outcome = ?, exit_code = ?, signal = ?, snoozes = snoozes + ?, logged = logged + ?,
+                   started_at = coalesce(?, started_at)
     WHERE id = ?
 """
 _START_JOB = f"{_UPDATE_JOB}, started_at = ?, progress = NULL, progress_message = NULL WHERE id = ?"
@@ -395,6 +396,7 @@ _SAVE_PID = """
 
 _END_ATTEMPT = """
     UPDATE attempts SET outcome = ?, exit_code = ?, signal = ?, started_at = coalesce(?, started_at),
+                        started_aged = coalesce(? + (SELECT age_ahead FROM meta), started_aged),
                         pid = coalesce(?, pid), finished_at = ?, user_seconds = ?, system_seconds = ?,
                         max_rss_bytes = ?, log_bytes = ?, whole_tree = ?, memory_peak_bytes = ?,
                         run_seconds = ?, launcher = NULL
