@@ -114,9 +114,12 @@ def is_confirmed(question: str) -> bool:
     """Ask the user at the terminal; say that nothing changed unless the answer is yes."""
     try:
         is_yes = click.confirm(question, err=True)
-    except click.Abort:  # Ctrl-C or end of input
+    except click.Abort as error:
         click.echo(err=True)
-        is_yes = False
+        if isinstance(error.__context__, KeyboardInterrupt):
+            say("nothing changed")
+            raise error.__context__ from None
+        is_yes = False  # end of input
     if not is_yes:
         say("nothing changed")
     return is_yes

@@ -38,7 +38,7 @@ from bgd.escape import one_line
 from bgd.formatting import as_json, outcome_in_words, reply_as_json
 from bgd.paths import SYSTEM_PATHS, make_private_folder, user_paths
 from bgd.settings import ANY, Key, Schema, Setting
-from bgd.units import format_duration, format_size, parse_duration, parse_size
+from bgd.units import counted, format_duration, format_size, parse_duration, parse_size
 from bgd.values import exception_rules, rule_text, secret_url, token
 from bgd.wire.replies import Info
 from bgd.wire.requests import ShutdownMode
@@ -68,7 +68,7 @@ def _info_lines(info: Info) -> list[tuple[str, object]]:
         ("state", info.state_dir),
         ("pages", info.http or "none"),
         ("config", info.config or "built-in defaults"),
-        ("slots", f"{info.slots}; {info.running} {'job runs' if info.running == 1 else 'jobs run'}"),
+        ("slots", f"{info.slots}, held by {counted(info.running, 'job')}"),
         ("jobs", counts or "none"),
     ]
 

@@ -126,8 +126,8 @@ def _problem_with_places(options: JobOptions | EditOptions, caller: Caller) -> s
     """Return what is wrong with the folder or the input that are given; None if nothing is."""
     folder, source = options.get("cwd"), options.get("stdin")
     try:
-        if folder is not None and not caller.absolute(folder).is_dir():
-            return f"folder {caller.absolute(folder)} does not exist"
+        if folder is not None and not (path := caller.absolute(folder)).is_dir():
+            return f"{path} is not a folder" if path.exists() else f"folder {path} does not exist"
         return _problem_with_input(caller.absolute(source)) if source else None
     except OSError as error:  # for example a folder without search permission
         return f"{error.filename}: {error.strerror}"

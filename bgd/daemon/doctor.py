@@ -294,6 +294,10 @@ def _check_folder(folder: str) -> Finding:
     try:
         found = os.stat(f"{folder}/.")  # noqa: PTH116 - Path would drop the dot, which requires a folder
     except FileNotFoundError:
+        if not os.access(above := _existing(folder), os.W_OK | os.X_OK):
+            return problem(
+                f"{folder} cannot be made: {above} may not be written to", "choose another [daemon] state_dir"
+            )
         return note(f"{folder} is not there yet", "the first start makes it")
     except OSError as error:
         in_the_way = obstacle_at(Path(folder))

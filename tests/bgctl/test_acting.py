@@ -269,6 +269,7 @@ def test_ctrl_c_at_the_question_means_no(daemon, terminal, waiting_jobs):
     child.sendintr()
 
     assert "bgctl: nothing changed" in seen(child)
+    assert child.exitstatus == 130
     assert states(daemon, job_ids) == ["scheduled"] * 3
 
 

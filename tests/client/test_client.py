@@ -186,6 +186,7 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
         (["sh"], {"env": {"PATH": "/nowhere"}}, "no program 'sh' on its PATH"),
         (["./here"], {"cwd": "/usr"}, "/usr/here does not exist"),
         (["true"], {"cwd": "/no/such"}, "folder /no/such does not exist"),
+        (["true"], {"cwd": "/etc/passwd"}, "/etc/passwd is not a folder"),
         (["true"], {"stdin": "/no/such"}, "file /no/such does not exist"),
         (["true"], {"on_failure": ["no-such"]}, "on_failure: no program 'no-such' on its PATH; check=False"),
         (["true"], {"on_success": ["./here"], "cwd": "/usr"}, "on_success: /usr/here does not exist"),

@@ -80,6 +80,15 @@ def test_folder_that_may_not_be_written_to_is_a_problem(folder, config, monkeypa
     assert finding.message == f"{folder}/state may not be written to (mode 500)"
 
 
+def test_folder_that_cannot_be_made_is_a_problem(folder, config, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    finding = found(config, "state folder")
+
+    assert finding.level is Level.PROBLEM
+    assert finding.message == f"{folder}/state cannot be made: {folder} may not be written to"
+
+
 def test_file_in_place_of_a_folder_is_a_problem(folder, config):
     (folder / "state").mkdir(mode=0o700)
     (folder / "state/logs").touch(mode=0o600)
