@@ -294,11 +294,7 @@ def _check_folder(folder: str) -> Finding:
     try:
         found = os.stat(f"{folder}/.")  # noqa: PTH116 - Path would drop the dot, which requires a folder
     except FileNotFoundError:
-        if not os.access(above := _existing(folder), os.W_OK | os.X_OK):
-            return problem(
-                f"{folder} cannot be made: {above} may not be written to", "choose another [daemon] state_dir"
-            )
-        return note(f"{folder} is not there yet", "the first start makes it")
+        return _check_absent(folder)
     except OSError as error:
         in_the_way = obstacle_at(Path(folder))
         remedy = "the next start makes the folder" if in_the_way else "run this as the daemon's user"
@@ -319,6 +315,14 @@ def _check_folder(folder: str) -> Finding:
             f"chmod 700 {folder}, if its file system is writable",
         )
     return ok(folder)
+
+
+def _check_absent(folder: str) -> Finding:
+    above = _existing(folder)
+    if not os.access(above, os.W_OK | os.X_OK):
+        message = f"{folder} cannot be made: {above} may not be written to"
+        return problem(message, "choose another [daemon] state_dir")
+    return note(f"{folder} is not there yet", "the first start makes it")
 
 
 def _check_configuration(source: str | None) -> Finding:
