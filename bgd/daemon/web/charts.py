@@ -20,7 +20,7 @@ from bgd.core.filters import exact_name
 from bgd.core.job import Outcome
 from bgd.daemon.storage import activity, summaries
 from bgd.daemon.storage.activity import DAY, HOUR, MINUTE, NAME, OTHER, QUARTER, QUEUE, Counts, percentile
-from bgd.daemon.storage.summaries import SlotRun
+from bgd.daemon.storage.summaries import MAX_RUNS, SlotRun
 from bgd.daemon.web import drawing
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.queries import ListQuery, list_url, read_query
@@ -107,7 +107,8 @@ async def _values(site: Site, query: ChartQuery) -> dict[str, Any]:
     begin, found = await site.fresh(_READS[query.span, query.by])
     runs = await site.fresh(_read_runs) if query.span == "1h" and query.of is None else []
     shown = await asyncio.to_thread(_shown, query, begin, found)
-    return shown | {"slots": _slot_rows(runs, time.time())}
+    which = "in the last hour" if len(runs) < MAX_RUNS else f"the latest {MAX_RUNS} attempts"
+    return shown | {"slots": _slot_rows(runs, time.time()), "which_runs": which}
 
 
 def _shown(query: ChartQuery, begin: int, found: dict[str, _Columns]) -> dict[str, Any]:
@@ -303,7 +304,9 @@ def _slot_rows(runs: list[SlotRun], now: float) -> list[dict[str, Any]]:
     return [
         {
             "slot": slot,
-            "busy": f"{sum((run.ended_at or now) - max(run.began_at, begin) for run in ran) / HOUR:.0%}",
+            "busy": f"{sum((run.ended_at or now) - max(run.began_at, begin) for run in ran) / HOUR:.0%}"
+            if len(runs) < MAX_RUNS  # not all of the hour
+            else "-",
             "runs": [_slot_run(run, begin, now) for run in ran],
         }
         for slot, ran in sorted(rows.items())[:MAX_SLOTS]
