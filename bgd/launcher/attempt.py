@@ -195,6 +195,8 @@ class Attempt:
             self.limit.pause()
         if self._run is None:
             self._signals.pop(signal.SIGCONT, None)  # which was asked for before
+            if self.launch.is_prefetched and self.waits is None:
+                self.wait_to_start("it has not begun")
         else:
             self._run.steer(is_suspended=True)
 

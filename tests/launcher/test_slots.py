@@ -121,6 +121,17 @@ def test_an_attempt_of_which_something_was_asked_keeps_its_place(supervisor: Sup
     assert supervisor.ended(signalled).signal == signal.SIGUSR1
 
 
+def test_a_suspended_attempt_says_that_it_has_not_begun(supervisor: Supervisor) -> None:
+    long, suspended = launched(supervisor, "sleep", "100"), launched(supervisor, "true")
+
+    supervisor.say(SuspendProcesses(suspended))
+
+    waits = supervisor.started(suspended).waits
+    assert waits is not None
+    assert waits.problem == "it has not begun"
+    supervisor.say(StopProcesses(long, 0.0), StopProcesses(suspended, 0.0))
+
+
 def test_a_suspended_attempt_comes_back_once_it_is_continued(supervisor: Supervisor) -> None:
     launched(supervisor, "sleep", "100")
     suspended, behind = launched(supervisor, "true"), launched(supervisor, "true")
