@@ -15,7 +15,7 @@ from bgd.core.heaps import ReadyHeap
 from bgd.core.job import NO_CONDITIONS, WAITING, Job, JobId, Now, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import NO_TOKENS, ActiveJob, QueueRule, Resources, Shares, StartTimes, TokenPool, Tokens
-from bgd.core.slots import Slots
+from bgd.core.slots import NONE, Slots
 from bgd.core.spec import MAX_ID, Demand
 
 Lane = tuple[str | None, Demand, str | None, str | None]
@@ -113,7 +113,7 @@ class ReadyQueues:
 
     def push(self, job: Job, count: int = 1) -> None:
         """Add a queued job; `count` as in ReadyHeap."""
-        if job.priority > self.slots.lowest:
+        if (-job.priority, job.id) < self.slots.last:
             self.slots.recall()
         if job.conditions.limit is not None and self.limits.define(job, count):
             self._reconsider_all()
@@ -152,11 +152,13 @@ class ReadyQueues:
         job = self._best(outside) if outside else None
         if job is None:
             free = self.slots.total - self.slots.taken
-            has_room = not is_paused and (
-                free > 0 or (self.slots.short and self.slots.may_prefetch(self.now))
-            )
-            job = self._best(None) if has_room else None
-            if job is None or not self._may_take(job, free):
+            has_room = free > 0 or (self.slots.short and self.slots.may_prefetch(self.now))
+            job = self._best(None) if not is_paused and (has_room or self.slots.last > NONE) else None
+            if job is None:
+                return None
+            if -job.priority < self.slots.last[0]:  # a rate or a limit may have held it back
+                self.slots.recall()
+            if not has_room or not self._may_take(job, free):
                 return None
         if job.conditions.limit is not None and self.limits.is_skipped(job):
             return job
@@ -169,8 +171,13 @@ class ReadyQueues:
         """Return whether a job may take its slots of the free ones, or be prefetched if there are none."""
         if free > 0:
             return self._size_of(job) <= free or self.limits.is_skipped(job)
+        return self.may_return(job)
+
+    def may_return(self, job: Job) -> bool:
+        """Return whether a job waits for nothing but a slot, so that it may start and come back."""
         is_plain = job.conditions is NO_CONDITIONS and job.policy.breaker is None
-        return is_plain and job.queue not in self._lanes and not self._shares.are_set
+        is_free = job.queue not in self._lanes and not self._shares.are_set
+        return is_plain and is_free and not self.slots.tells_starts
 
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.
@@ -469,7 +476,7 @@ class ReadyQueues:
     def occupy(self, job: Job) -> tuple[int, Tokens, bool]:
         """Give a taken job a slot (0: none of ours) and tokens; return both, and whether it is prefetched."""
         size, before = self._size_of(job), self.slots.prefetched
-        number = 0 if job.queue in self._outside else self.slots.take(size, job.priority)
+        number = 0 if job.queue in self._outside else self.slots.take(size, (-job.priority, job.id))
         if self._shares.are_set and number:
             self._shares.use(job.queue, size)
         if self.starts.rates:
@@ -487,7 +494,7 @@ class ReadyQueues:
     def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give an active job the slot number and tokens that it had before."""
         if number:
-            self.slots.retake(number, self._size_of(job), job.priority)
+            self.slots.retake(number, self._size_of(job), (-job.priority, job.id))
         if tokens:
             self.tokens.restore(tokens)
         if (limit := job.conditions.limit) is not None:

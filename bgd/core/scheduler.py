@@ -31,6 +31,7 @@ from bgd.core.job import (
 from bgd.core.job_table import JobTable
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
 from bgd.core.retry import TOO_LATE, move_after_end, wait_after, with_end
+from bgd.core.slots import NONE
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
@@ -445,7 +446,10 @@ class Scheduler:
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:  # after a crash also one that was not prefetched
             self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)
+        slots = self.table.queues.slots
+        last, slots.last = slots.last, NONE  # later ones of its priority need not come back too
         self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
+        slots.last = last
         self._settle(now)
 
     # --- facts: time and slots ------------------------------------------------------------------------
@@ -526,10 +530,13 @@ class Scheduler:
         if self.table.kept_keys:
             self.table.free_keys(now.elapsed)
         self._update_waiting(now)
-        if queues.slots.recalls:
-            queues.slots.recalls = False
-            self._effects.append(Recall())
-        while self._pauses <= _SOME_START and (job := queues.take_next(is_paused=is_paused)) is not None:
+        while True:
+            job = queues.take_next(is_paused=is_paused) if self._pauses <= _SOME_START else None
+            if queues.slots.recalls:
+                queues.slots.recalls = False
+                self._effects.append(Recall())
+            if job is None:
+                return
             if job.conditions.limit is not None and queues.limits.is_skipped(job):
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
                 self._update_waiting(now)  # other jobs may wait for this one

@@ -7,6 +7,7 @@ from math import inf
 
 from bgd.core.job import SHORT_RUN
 
+NONE = -inf, 0
 MAX_PREFETCHED = 7  # jobs that wait behind the one that runs in a slot
 
 
@@ -21,43 +22,41 @@ class Slots:
         taken: how many they have taken; prefetched jobs take none.
         prefetched: how many jobs have a number that another job had before.
         prefetches: whether the launcher can hold jobs back until their slot is free.
-        tells_starts: whether somebody is told when a job starts. Then none is prefetched: it may come back.
+        tells_starts: whether somebody is told when a job starts. Then none may come back.
         recalls: whether the prefetched jobs that have not begun have to come back.
-        lowest: no prefetched job has a lower priority, except recalled ones; infinite if there is none.
+        last: no prefetched job is less urgent, as (-priority, id), except recalled ones; NONE: there is none.
         short: how many jobs may be prefetched for each slot whose latest job was short.
     """
 
     def __init__(self) -> None:
         self.total = self.taken = self.prefetched = 0
         self.prefetches = self.tells_starts = self.recalls = False
-        self.lowest: float = inf
+        self.last: tuple[float, int] = NONE
         self.short: dict[int, int] = {}
         self._users: dict[int, int] = {}  # how many jobs have each number that is not free
+        self._sizes: dict[int, int] = {}  # how many slots these take together
         self._returned: list[int] = []  # a heap of free numbers; some may be taken since
         self._unused = 1
         self._ended = 0, -inf  # the slot of the job that ended last, and when
 
-    def take(self, size: int, priority: int) -> int:
+    def take(self, size: int, urgency: tuple[int, int]) -> int:
         """Take slots for a job; return their number: the smallest free one, or else that of another job."""
-        if self.taken >= self.total:
-            number, _ = self._ended
-            self.retake(number, size, priority)
-            return number
-        number = self._smallest()
-        if size > 1 and number in self.short:  # those that are prefetched take one
-            del self.short[number]
-        self._users[number] = 1
-        self.taken += size
+        number = self._ended[0] if self.taken >= self.total else self._smallest()
+        self.retake(number, size, urgency)
         return number
 
-    def retake(self, number: int, size: int, priority: int) -> None:
+    def retake(self, number: int, size: int, urgency: tuple[int, int]) -> None:
         """Take slots by their number, for example those of a restored job."""
         users = self._users[number] = self._users.get(number, 0) + 1
         if users > 1:
             self.prefetched += 1
-            self.lowest = min(self.lowest, priority)
-        else:
-            self.taken += size
+            self.last = max(self.last, urgency)
+        if size > 1 and number in self.short:  # those that are prefetched take one
+            del self.short[number]
+        before = self._sizes.get(number, 0)
+        if size > before:
+            self._sizes[number] = size
+            self.taken += size - before
 
     def give_back(self, number: int, size: int, seconds: float | None, now: float) -> None:
         """Release the slots of a job. `seconds`: how long it ran; None: unknown, or it has not begun."""
@@ -69,10 +68,13 @@ class Slots:
         self._users[number] -= 1
         if self._users[number]:
             self.prefetched -= 1
-            self.lowest = self.lowest if self.prefetched else inf
+            self.last = self.last if self.prefetched else NONE
+            if size > 1:  # those behind it take one
+                self.taken -= self._sizes[number] - 1
+                self._sizes[number] = 1
             return
         del self._users[number]
-        self.taken -= size
+        self.taken -= self._sizes.pop(number)
         if number < self._unused:
             heapq.heappush(self._returned, number)
 
@@ -83,12 +85,12 @@ class Slots:
         """
         number, ended_at = self._ended
         may = ended_at == now and 0 < self._users.get(number, 0) <= self.short.get(number, 0)
-        return may and self.prefetches and not self.tells_starts and self.taken == self.total
+        return may and self.prefetches and self.taken == self.total
 
     def recall(self) -> None:
         """Ask for the prefetched jobs, because others may have to start before them."""
         self.recalls = self.recalls or self.prefetched > 0
-        self.lowest = inf
+        self.last = NONE
 
     def _smallest(self) -> int:
         while self._returned:

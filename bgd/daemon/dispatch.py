@@ -38,6 +38,10 @@ ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
 OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
 
 
+Answer = tuple[int, asyncio.Future[bool | None]]
+"""Whether an attempt with this number has not ended; None: no launcher says."""
+
+
 class Dispatcher:
     """Sends launches and commands to the launcher.
 
@@ -175,21 +179,30 @@ class Dispatcher:
         attempt = self._attempts.active.get(job_id)
         return attempt is not None and attempt.unreported_since is None and attempt.waits is None
 
-    def ask(self, job: Job) -> asyncio.Future[bool | None]:
+    def ask(self, job: Job) -> Answer:
         """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
-        return self._link.ask(self.key_of(job))
+        return job.attempt, self._link.ask(self.key_of(job))
 
-    async def refusals(self, answers: Mapping[JobId, asyncio.Future[bool | None]]) -> dict[JobId, Refused]:
+    async def refusals(self, answers: Mapping[JobId, Answer]) -> dict[JobId, Refused]:
         """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""
-        await asyncio.wait(answers.values(), timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
+        waiting = [answer for _, answer in answers.values()]
+        await asyncio.wait(waiting, timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
         found = {}
-        for job_id, answer in answers.items():
+        for job_id, (attempt, answer) in answers.items():
             if not answer.done() or answer.result() is None:
                 why = self._link.obstacle or "the launcher does not answer"
                 found[job_id] = Refused(f"job {job_id} is not reached yet: {why}")
-            elif not answer.result():
-                found[job_id] = Refused(f"job {job_id} has ended")
+            elif not answer.result() and (problem := self._problem_with(job_id, attempt)) is not None:
+                found[job_id] = Refused(f"job {job_id} {problem}")
         return found
+
+    def _problem_with(self, job_id: JobId, attempt: int) -> str | None:
+        """Return why the launcher does not know an attempt; None: it came back, and will start suspended."""
+        job, active = self._job_of(job_id), self._attempts.active.get(job_id)
+        came_back = job is not None and (job.attempt < attempt or (active is not None and active.is_unsent))
+        if job is None or not came_back:
+            return "has ended"
+        return None if job.suspended else "has not begun"
 
     async def usage(self) -> tuple[dict[int, JobUsage], str | None]:
         """Ask the launcher what running jobs use now; also return why nothing is known of any."""

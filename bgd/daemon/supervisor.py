@@ -356,7 +356,12 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        self.scheduler.table.queues.slots.prefetches = self.link.supports(launching.RecallAttempts())
+        queues = self.scheduler.table.queues
+        for job in active:  # what was never started starts in its turn, unless that would change what it is
+            if job.id in self._attempts.to_reassign and queues.may_return(job) and not job.suspended:
+                self._return(job)
+        queues.slots.prefetches = self.link.supports(launching.RecallAttempts())
+        queues.slots.recall()  # others may have to start first by now
         self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
 
@@ -397,10 +402,13 @@ class Supervisor:
         elif job is not None and job.suspended:  # in the queue it could not be continued
             self._attempts.resend(job.id)
         elif job is not None:
-            self._attempts.end(job.id)
-            self.transaction.returned.append((job.id, job.attempt))
-            self.scheduler.returned(job.id, now())
+            self._return(job)
         self._changed.set()
+
+    def _return(self, job: Job) -> None:
+        self._attempts.end(job.id)
+        self.transaction.returned.append((job.id, job.attempt))
+        self.scheduler.returned(job.id, now())
 
     def log_grew(self, grew: LogGrew) -> None:
         """Notify the followers of a log that it has grown."""
@@ -454,7 +462,8 @@ class Supervisor:
         position = self._store.position
         for job in transaction.launches:
             if isinstance(job, Recall):
-                self.link.send(launching.RecallAttempts())
+                if self.scheduler.table.queues.slots.prefetches:  # earlier launchers do not know it
+                    self.link.send(launching.RecallAttempts())
             elif (end := self.dispatcher.launch(job, transaction, self.config, position)) is not None:
                 self._end_attempt(end)
         if transaction.launches:

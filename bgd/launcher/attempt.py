@@ -179,8 +179,11 @@ class Attempt:
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process or its whole tree, unless the first process has ended.
 
-        Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does.
+        Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does. A
+        prefetched one does not keep SIGCONT, so that it may still be returned.
         """
+        if self._run is None and self.launch.is_prefetched and signum == signal.SIGCONT:
+            return
         if self._run is None:
             self._signals[signum] = whole_tree or self._signals.get(signum, False)
         elif not self._run.is_over:

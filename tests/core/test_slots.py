@@ -32,23 +32,23 @@ class SlotHistories(RuleBasedStateMachine):
         if self.slots.total - self.slots.taken < size:
             return
         free = min({1, 2, 3, 4, 5, 6} - {number for number, _ in self.held})
-        assert self.slots.take(size, 0) == free
+        assert self.slots.take(size, (0, 1)) == free
         self.held.append((free, size))
 
     @rule()
     def prefetch(self):
         if self.slots.short and self.slots.may_prefetch(0.0):
             users = Counter(number for number, _ in self.held)
-            number = self.slots.take(1, 0)
+            number = self.slots.take(1, (0, 1))
             assert 0 < users[number] <= MAX_PREFETCHED
             assert all(size == 1 for held, size in self.held if held == number)
             self.held.append((number, 1))
 
-    @rule(number=st.integers(1, 6))
-    def restore(self, number):
-        if all(size == 1 for held, size in self.held if held == number):
-            self.slots.retake(number, 1, 0)
-            self.held.append((number, 1))
+    @rule(number=st.integers(1, 6), size=st.integers(1, 2))
+    def restore(self, number, size):
+        if size == 1 or (number, size) not in self.held:
+            self.slots.retake(number, size, (0, 1))
+            self.held.append((number, size))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, SHORT_RUN / 3, SHORT_RUN / 3, LONG, None]))
@@ -63,7 +63,7 @@ class SlotHistories(RuleBasedStateMachine):
 
     @invariant()
     def count(self):
-        sizes = dict(self.held)
+        sizes = dict(sorted(self.held))  # the largest of each number
         assert self.slots.taken == sum(sizes.values())
         assert self.slots.prefetched == len(self.held) - len(sizes)
 
@@ -74,11 +74,11 @@ TestSlotHistories = SlotHistories.TestCase
 def test_a_free_number_that_is_restored_is_not_taken_again():
     slots = Slots()
     slots.total = 3
-    first, second = slots.take(1, 0), slots.take(1, 0)
+    first, second = slots.take(1, (0, 1)), slots.take(1, (0, 2))
     slots.give_back(first, 1, None, 0.0)
-    slots.retake(first, 1, 0)
+    slots.retake(first, 1, (0, 1))
 
-    assert (first, second, slots.take(1, 0)) == (1, 2, 3)
+    assert (first, second, slots.take(1, (0, 3))) == (1, 2, 3)
 
 
 # --- what the Scheduler does with it --------------------------------------------------------------------
@@ -177,6 +177,42 @@ def test_a_more_urgent_job_recalls_the_prefetched_ones(scheduler):
     returned = scheduler.get(prefetched)
     assert (returned.state, returned.attempt) == (State.QUEUED, 0)
     assert [job for job, *_ in end(scheduler, JobId(2))] == [urgent, prefetched]
+
+
+def test_an_earlier_job_that_is_released_recalls_later_ones(scheduler):
+    held = submit(scheduler, hold=True)
+    first, *_ = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+
+    scheduler.release(held, NOW)
+
+    assert recalls(scheduler)
+
+
+def test_a_job_that_comes_back_recalls_no_later_ones_of_its_priority(scheduler):
+    scheduler.resize(2, {}, NOW)
+    one, other, third, back, fifth, later = (submit(scheduler) for _ in range(6))
+    assert end(scheduler, one) == [(third, 1, 1), (back, 1, 1)]
+    assert end(scheduler, other) == [(fifth, 1, 2), (later, 1, 2)]
+
+    scheduler.returned(back, NOW)
+
+    assert not recalls(scheduler)
+
+
+def test_a_more_urgent_job_recalls_once_its_rate_lets_it_start():
+    scheduler = Scheduler(1, {"api": QueueRule(rate=Rate(1, 10.0, "1/10s"))}, 0, lambda: 0.5)
+    scheduler.table.queues.slots.prefetches = True
+    first = submit(scheduler, queue="api", priority=1)
+    submit(scheduler, queue="api", priority=1)
+    second, *_ = (submit(scheduler) for _ in range(3))
+    end(scheduler, first)
+    end(scheduler, second)
+    assert not recalls(scheduler)
+
+    scheduler.advance(at(10.0))
+
+    assert recalls(scheduler)
 
 
 @pytest.mark.parametrize(

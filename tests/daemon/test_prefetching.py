@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from bgd.clock import now
 from bgd.core.explain import Cause
 from bgd.core.job import JobId, Move, Now, Outcome, State
 from bgd.daemon.storage import activity, change_stream
+from bgd.errors import Refused
 from bgd.wire.launching import (
     FIRST_WITH_RETURNS,
     AttemptReturned,
@@ -301,15 +303,64 @@ async def test_a_shutdown_ends_only_attempts_that_have_begun(config, launcher, m
         assert await life.attempts(key.job) == []
 
 
-async def test_after_a_crash_an_attempt_may_come_back_from_behind_the_other_one_of_its_slot(config, launcher):
+async def test_what_was_never_started_is_queued_again_after_a_crash(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet()
         key = await prefetched(life, launcher)
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0))
 
+        assert launches(await life.told()) == []
+        assert (await life.view(key.job)).state is State.QUEUED
+        assert await life.attempts(key.job) == []
+
+
+@pytest.mark.parametrize("what", ["launcher", "daemon"])
+async def test_what_was_never_started_does_not_start_during_a_pause(config, launcher, what):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        life.supervisor.decide(lambda scheduler, _: scheduler.pause(Cause.PAUSE))
+        await life.told()
+        if what == "launcher":
+            launcher.hang_up()
+            life.is_met.clear()
+            await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0))
+            assert launches(await life.told()) == []
+            assert (await life.view(key.job)).state is State.QUEUED
+    async with running_supervisor(config, launcher) as life:
+        life.supervisor.scheduler.pause(Cause.PAUSE)
+        await launcher.greet()
+
+        assert launches(await life.told()) == []
+
+
+async def test_what_was_never_started_starts_in_its_turn(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        later = await life.submit(command(priority=1))
+        launcher.hang_up()
+        life.is_met.clear()
+        await launcher.greet(end(life.key(key.job - 1)))
+
+        assert launches(await life.heard()) == [(later, 1)]
+        launcher.say(end(life.key(later)))
+        assert launches(await life.heard()) == [(key.job, 1)]
+
+
+async def test_a_suspended_attempt_that_was_never_started_is_launched_again(config, launcher):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        await life.actions.do("suspend", JobId(key.job))
+        await life.told()
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0))
+
         launch = await launcher.hear(Launch)
         assert (launch.key, launch.slot, launch.is_prefetched) == (key, 1, True)
+        assert await launcher.hear(SuspendProcesses) == SuspendProcesses(key)
 
 
 async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
@@ -319,8 +370,29 @@ async def test_what_waits_is_adopted_by_the_next_daemon(config, launcher):
     async with running_supervisor(config, launcher) as life:
         await launcher.greet(AttemptStarted(life.key(key.job - 1), 1, 1.0), AttemptStarted(key, None, 1.0))
 
-        assert launches(await life.told()) == []
+        assert await life.told() == [RecallAttempts()]  # others may have to start first by now
         assert (life.supervisor.scheduler.running, life.supervisor.scheduler.taken) == (1, 1)
+
+
+@pytest.mark.parametrize("verb", ["signal", "suspend"])
+async def test_what_is_asked_of_a_job_that_comes_back_is_not_said_to_come_too_late(config, launcher, verb):
+    async with running_supervisor(config, launcher) as life:
+        await launcher.greet()
+        key = await prefetched(life, launcher)
+        launcher.answers = None
+        given = {"signal": 15, "whole_tree": False} if verb == "signal" else {}
+        asked = asyncio.create_task(life.actions.do(verb, JobId(key.job), **given))
+        if verb == "suspend":
+            await launcher.hear(SuspendProcesses)
+        question = await launcher.hear(CheckAttempt)
+
+        launcher.say(AttemptReturned(key), Checked(question.number, False))
+
+        if verb == "signal":
+            with pytest.raises(Refused, match=f"job {key.job} has not begun"):
+                await soon(asked)
+        else:  # it is launched again, suspended
+            await soon(asked)
 
 
 async def test_a_prefetched_job_has_waited_until_it_began(config, launcher):

@@ -121,6 +121,15 @@ def test_an_attempt_of_which_something_was_asked_keeps_its_place(supervisor: Sup
     assert supervisor.ended(signalled).signal == signal.SIGUSR1
 
 
+def test_sigcont_keeps_no_attempt_from_coming_back(supervisor: Supervisor) -> None:
+    long, continued = launched(supervisor, "sleep", "100"), launched(supervisor, "true")
+
+    supervisor.say(SignalProcesses(continued, signal.SIGCONT, whole_tree=True))
+
+    assert returned(supervisor, 1) == {continued}
+    supervisor.say(StopProcesses(long, 0.0))
+
+
 def test_a_suspended_attempt_says_that_it_has_not_begun(supervisor: Supervisor) -> None:
     long, suspended = launched(supervisor, "sleep", "100"), launched(supervisor, "true")
 
