@@ -38,8 +38,8 @@ ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
 OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
 
 
-Answer = tuple[int, asyncio.Future[bool | None]]
-"""Whether an attempt with this number has not ended; None: no launcher says."""
+Answer = tuple[int, "ActiveAttempt | None", asyncio.Future[bool | None]]
+"""The number of an attempt, the attempt, and whether it has not ended; None: no launcher says."""
 
 
 class Dispatcher:
@@ -181,26 +181,26 @@ class Dispatcher:
 
     def ask(self, job: Job) -> Answer:
         """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
-        return job.attempt, self._link.ask(self.key_of(job))
+        return job.attempt, self._attempts.active.get(job.id), self._link.ask(self.key_of(job))
 
     async def refusals(self, answers: Mapping[JobId, Answer]) -> dict[JobId, Refused]:
         """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""
-        waiting = [answer for _, answer in answers.values()]
+        waiting = [answer for _, _, answer in answers.values()]
         await asyncio.wait(waiting, timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
         found = {}
-        for job_id, (attempt, answer) in answers.items():
+        for job_id, (attempt, was, answer) in answers.items():
             if not answer.done() or answer.result() is None:
                 why = self._link.obstacle or "the launcher does not answer"
                 found[job_id] = Refused(f"job {job_id} is not reached yet: {why}")
-            elif not answer.result() and (problem := self._problem_with(job_id, attempt)) is not None:
+            elif not answer.result() and (problem := self._problem_with(job_id, attempt, was)) is not None:
                 found[job_id] = Refused(f"job {job_id} {problem}")
         return found
 
-    def _problem_with(self, job_id: JobId, attempt: int) -> str | None:
+    def _problem_with(self, job_id: JobId, attempt: int, was: ActiveAttempt | None) -> str | None:
         """Return why the launcher does not know an attempt; None: it came back, and will start suspended."""
         job, active = self._job_of(job_id), self._attempts.active.get(job_id)
-        came_back = job is not None and (job.attempt < attempt or (active is not None and active.is_unsent))
-        if job is None or not came_back:
+        is_again = job is not None and job.attempt == attempt and active is not None and active is not was
+        if job is None or not (job.attempt < attempt or is_again):
             return "has ended"
         return None if job.suspended else "has not begun"
 
@@ -323,7 +323,7 @@ class AttemptTable:
 
     def resend(self, job_id: JobId) -> None:
         """Let the next transaction save an attempt that no launcher has, and then launch it."""
-        self.active[job_id].is_unsent = True
+        self.active[job_id] = replace(self.active[job_id], is_unsent=True)  # another one for `refusals`
         self.to_reassign.add(job_id)
 
     def end(self, job_id: JobId) -> None:
