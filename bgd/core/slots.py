@@ -47,16 +47,17 @@ class Slots:
 
     def retake(self, number: int, size: int, urgency: tuple[int, int]) -> None:
         """Take slots by their number, for example those of a restored job."""
-        users = self._users[number] = self._users.get(number, 0) + 1
-        if users > 1:
+        if number not in self._users:
+            self._users[number] = self._sizes[number] = 0
+        else:
             self.prefetched += 1
             self.last = max(self.last, urgency)
+        self._users[number] += 1
         if size > 1 and number in self.short:  # those that are prefetched take one
             del self.short[number]
-        before = self._sizes.get(number, 0)
-        if size > before:
+        if size > self._sizes[number]:
+            self.taken += size - self._sizes[number]
             self._sizes[number] = size
-            self.taken += size - before
 
     def give_back(self, number: int, size: int, seconds: float | None, now: float) -> None:
         """Release the slots of a job. `seconds`: how long it ran; None: unknown, or it has not begun."""
@@ -73,8 +74,8 @@ class Slots:
                 self.taken -= self._sizes[number] - 1
                 self._sizes[number] = 1
             return
-        del self._users[number]
-        self.taken -= self._sizes.pop(number)
+        self.taken -= self._sizes[number]
+        del self._users[number], self._sizes[number]
         if number < self._unused:
             heapq.heappush(self._returned, number)
 

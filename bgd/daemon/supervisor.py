@@ -461,11 +461,14 @@ class Supervisor:
         """Launch, recall, stop and acknowledge attempts as saved."""
         position = self._store.position
         for job in transaction.launches:
-            if isinstance(job, Recall):
-                if self.scheduler.table.queues.slots.prefetches:  # earlier launchers do not know it
-                    self.link.send(launching.RecallAttempts())
-            elif (end := self.dispatcher.launch(job, transaction, self.config, position)) is not None:
-                self._end_attempt(end)
+            match job:
+                case Job():
+                    end = self.dispatcher.launch(job, transaction, self.config, position)
+                    if end is not None:
+                        self._end_attempt(end)
+                case Recall():
+                    if self.scheduler.table.queues.slots.prefetches:  # earlier launchers do not know it
+                        self.link.send(launching.RecallAttempts())
         if transaction.launches:
             self.link.flush()  # before the answers: the clients may need the processor
         for job in transaction.commands:
