@@ -75,6 +75,7 @@ async def job_live(site: Site, request: HttpRequest, job: str) -> PageResponse:
     events: list[EventView] = []
 
     async def build() -> Snapshot:
+        await site.supervisor.saved_unless_stuck()  # what the watches have seen may not be on disk yet
         found = await _find(site, job, None)
         events.extend(await _events(site, found.view, events[-1].id if events else 0))
         return _snapshot(site, replace(found, events=events))
