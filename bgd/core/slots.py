@@ -62,7 +62,8 @@ class Slots:
     def give_back(self, number: int, size: int, seconds: float | None, now: float) -> None:
         """Release the slots of a job. `seconds`: how long it ran; None: unknown, or it has not begun."""
         self._ended = number, now
-        if seconds is not None and seconds < SHORT_RUN:
+        is_first = size == self._sizes[number]  # not behind a larger one
+        if is_first and seconds is not None and seconds < SHORT_RUN:
             self.short[number] = min(2 * self.short.get(number, 0) + 1, MAX_PREFETCHED)
         elif number in self.short:
             del self.short[number]

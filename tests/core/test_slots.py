@@ -81,6 +81,17 @@ def test_a_free_number_that_is_restored_is_not_taken_again():
     assert (first, second, slots.take(1, (0, 3))) == (1, 2, 3)
 
 
+def test_nothing_is_prefetched_behind_a_larger_job():
+    slots = Slots()
+    slots.prefetches, slots.total = True, 2
+    slots.retake(1, 1, (0, 1))
+    slots.retake(1, 2, (0, 2))
+
+    slots.give_back(1, 1, 0.0, 0.0)
+
+    assert (slots.taken, slots.may_prefetch(0.0)) == (2, False)
+
+
 # --- what the Scheduler does with it --------------------------------------------------------------------
 
 
