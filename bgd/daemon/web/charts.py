@@ -107,8 +107,9 @@ async def _values(site: Site, query: ChartQuery) -> dict[str, Any]:
     begin, found = await site.fresh(_READS[query.span, query.by])
     runs = await site.fresh(_read_runs) if query.span == "1h" and query.of is None else []
     shown = await asyncio.to_thread(_shown, query, begin, found)
-    which = "in the last hour" if len(runs) < MAX_RUNS else f"the latest {MAX_RUNS} attempts"
-    return shown | {"slots": _slot_rows(runs, time.time()), "which_runs": which}
+    is_whole = sum(run.ended_at is not None for run in runs) < MAX_RUNS
+    which = "in the last hour" if is_whole else f"the latest {MAX_RUNS} attempts that ended"
+    return shown | {"slots": _slot_rows(runs, time.time(), is_whole=is_whole), "which_runs": which}
 
 
 def _shown(query: ChartQuery, begin: int, found: dict[str, _Columns]) -> dict[str, Any]:
@@ -295,8 +296,8 @@ def _plot(
     return {"title": title, "top": top, "looks": looks, "layers": layers, "places": places}
 
 
-def _slot_rows(runs: list[SlotRun], now: float) -> list[dict[str, Any]]:
-    """Return what ran in each slot in the hour until now, from left to right."""
+def _slot_rows(runs: list[SlotRun], now: float, *, is_whole: bool = True) -> list[dict[str, Any]]:
+    """Return what ran in each slot in the hour until now, from left to right; `is_whole`: these are all."""
     begin, rows = now - HOUR, defaultdict(list)
     for run in sorted(runs, key=lambda run: run.began_at):
         if run.slot:  # others ran on a cluster
@@ -305,7 +306,7 @@ def _slot_rows(runs: list[SlotRun], now: float) -> list[dict[str, Any]]:
         {
             "slot": slot,
             "busy": f"{sum((run.ended_at or now) - max(run.began_at, begin) for run in ran) / HOUR:.0%}"
-            if len(runs) < MAX_RUNS  # not all of the hour
+            if is_whole
             else "-",
             "runs": [_slot_run(run, begin, now) for run in ran],
         }
