@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,8 @@ def test_a_coroutine_that_blocks_its_loop_is_ended_too(every, tmp_path):
 
     error = document(end)["error"]
     assert error["type"] == "bgd_job.Cancelled"
-    assert "in block\n" in error["traceback"]  # in its sleep, or still at telling that it began
+    # or, on a busy machine, still at telling that it began
+    assert re.search(r"in block\n    (time\.sleep\(1000\)|tell\(folder\))\n", error["traceback"])
 
 
 @pytest.mark.parametrize(("name", "last"), [("never_return", "never_return"), ("ignore", "go_on_for_ever")])
