@@ -7,7 +7,7 @@ from math import inf
 
 from bgd.core.job import SHORT_RUN
 
-NONE = -inf, 0
+NONE = -inf, 0  # more urgent than any job
 MAX_PREFETCHED = 7  # jobs that wait behind the one that runs in a slot
 
 

@@ -357,7 +357,7 @@ class Supervisor:
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
         queues = self.scheduler.table.queues
-        for job in active:  # what was never started starts in its turn, unless that would change what it is
+        for job in active:  # if it was never started and needs only a slot, it waits for its turn again
             if job.id in self._attempts.to_reassign and queues.may_return(job) and not job.suspended:
                 self._return(job)
         queues.slots.prefetches = self.link.supports(launching.RecallAttempts())

@@ -182,10 +182,9 @@ class Attempt:
         Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does. A
         prefetched one does not keep SIGCONT, so that it may still be returned.
         """
-        if self._run is None and self.launch.is_prefetched and signum == signal.SIGCONT:
-            return
         if self._run is None:
-            self._signals[signum] = whole_tree or self._signals.get(signum, False)
+            if not self.launch.is_prefetched or signum != signal.SIGCONT:
+                self._signals[signum] = whole_tree or self._signals.get(signum, False)
         elif not self._run.is_over:
             self._run.signal(signum, whole_tree=whole_tree)
 
