@@ -113,8 +113,6 @@ class ReadyQueues:
 
     def push(self, job: Job, count: int = 1) -> None:
         """Add a queued job; `count` as in ReadyHeap."""
-        if (-job.priority, job.id) < self.slots.last:
-            self.slots.recall()
         if job.conditions.limit is not None and self.limits.define(job, count):
             self._reconsider_all()
         lane = self._lane_of(job)
@@ -156,7 +154,7 @@ class ReadyQueues:
             job = self._best(None) if not is_paused and (has_room or self.slots.last > NONE) else None
             if job is None:
                 return None
-            if -job.priority < self.slots.last[0]:  # a rate or a limit may have held it back
+            if (-job.priority, job.id) < self.slots.last:
                 self.slots.recall()
             if not has_room or not self._may_take(job, free):
                 return None
@@ -175,9 +173,9 @@ class ReadyQueues:
 
     def may_return(self, job: Job) -> bool:
         """Return whether a job waits for nothing but a slot, so that it may start and come back."""
-        is_plain = job.conditions is NO_CONDITIONS and job.policy.breaker is None
-        is_free = job.queue not in self._lanes and not self._shares.are_set
-        return is_plain and is_free and not self.slots.tells_starts
+        if self.slots.tells_starts or job.queue in self._lanes or self._shares.are_set:
+            return False
+        return job.conditions is NO_CONDITIONS and job.policy.breaker is None
 
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.

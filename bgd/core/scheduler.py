@@ -31,7 +31,7 @@ from bgd.core.job import (
 from bgd.core.job_table import JobTable
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
 from bgd.core.retry import TOO_LATE, move_after_end, wait_after, with_end
-from bgd.core.slots import NONE
+from bgd.core.slots import Recall
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
@@ -83,10 +83,6 @@ class CommandAttempt(Struct, frozen=True):
     """Do to the job's running attempt what the job now says: end it, suspend it, or let it continue."""
 
     job: Job
-
-
-class Recall(Struct, frozen=True):
-    """Let the launcher return the prefetched attempts that have not begun."""
 
 
 Effect = SaveJob | StartAttempt | CommandAttempt  # each of one job
@@ -446,10 +442,8 @@ class Scheduler:
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:  # after a crash also one that was not prefetched
             self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)
-        slots = self.table.queues.slots
-        last, slots.last = slots.last, NONE  # later ones of its priority need not come back too
+        self.table.queues.slots.spare_equal_ones()
         self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
-        slots.last = last
         self._settle(now)
 
     # --- facts: time and slots ------------------------------------------------------------------------

@@ -5,10 +5,16 @@ from __future__ import annotations
 import heapq
 from math import inf
 
+from msgspec import Struct
+
 from bgd.core.job import SHORT_RUN
 
 NONE = -inf, 0  # more urgent than any job
 MAX_PREFETCHED = 7  # jobs that wait behind the one that runs in a slot
+
+
+class Recall(Struct, frozen=True):
+    """Let the launcher return the prefetched attempts that have not begun."""
 
 
 class Slots:
@@ -93,6 +99,10 @@ class Slots:
         """Ask for the prefetched jobs, because others may have to start before them."""
         self.recalls = self.recalls or self.prefetched > 0
         self.last = NONE
+
+    def spare_equal_ones(self) -> None:
+        """Let a job that comes back recall no later ones of its priority."""
+        self.last = self.last[0], 0
 
     def _smallest(self) -> int:
         while self._returned:

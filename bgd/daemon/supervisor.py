@@ -23,7 +23,8 @@ from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
-from bgd.core.scheduler import SUBMIT, CommandAttempt, Recall, SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUBMIT, CommandAttempt, SaveJob, Scheduler, StartAttempt
+from bgd.core.slots import Recall
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput

@@ -11,7 +11,8 @@ from bgd.core.conditions import find_cycle
 from bgd.core.explain import Cause
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources
-from bgd.core.scheduler import Effect, Recall, Scheduler, StartAttempt
+from bgd.core.scheduler import Effect, Scheduler, StartAttempt
+from bgd.core.slots import Recall
 from bgd.core.spec import JobSpec
 from tests.core.effect_checker import EffectChecker, Request
 from tests.core.fakes import End, FakeDisk, FakeLauncher, Key

@@ -10,8 +10,8 @@ from bgd.core.breakers import BreakerRule
 from bgd.core.explain import Cause
 from bgd.core.job import SHORT_RUN, JobId, Outcome, Rate, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import CommandAttempt, Recall, Scheduler, StartAttempt
-from bgd.core.slots import MAX_PREFETCHED, Slots
+from bgd.core.scheduler import CommandAttempt, Scheduler, StartAttempt
+from bgd.core.slots import MAX_PREFETCHED, Recall, Slots
 from tests.core.scheduling import NOW, at, limits, make_scheduler, started, submit
 
 LONG = 2 * SHORT_RUN

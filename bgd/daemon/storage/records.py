@@ -28,8 +28,9 @@ from bgd.core.job import (
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
-from bgd.core.scheduler import Recall, SaveJob
+from bgd.core.scheduler import SaveJob
 from bgd.core.schedules import Occurrence
+from bgd.core.slots import Recall
 from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, AttemptStarted, Place
 from bgd.wire.replies import Run
