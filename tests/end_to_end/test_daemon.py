@@ -737,7 +737,7 @@ def test_daemon_with_few_descriptors_refuses_connections_and_works_on(machine):
         machine.process = subprocess.Popen(
             ["/bin/sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command], env=machine.env, stderr=log
         )
-    wait_until(machine.socket.exists)
+    wait_until(lambda: machine.bgctl("list").returncode == 0)  # the socket exists before bgd listens
     crowd = []
     for _ in range(200):
         caller = socket.socket(socket.AF_UNIX)
