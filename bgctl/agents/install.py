@@ -78,7 +78,7 @@ def remove_command(client: str, *, project: bool, yes: bool) -> int:
     changes, is_complete = [], True
     for path, edit in _parts(client, project=project):
         try:
-            changes += _change(path, edit, adds=False)
+            changes += _change(path, edit, adds=False, project=project)
         except Refused as error:
             say(f"left as it is: {error}")
             is_complete = False
@@ -97,13 +97,13 @@ agent_command = verb_group(
 def _additions(client: str, *, project: bool, by_hand: bool = False) -> Iterator[_Change]:
     for path, edit in _parts(client, project=project):
         try:
-            yield from _change(path, edit, adds=True)
+            yield from _change(path, edit, adds=True, project=project)
         except Refused as error:
             if not by_hand:
                 words = f"{client}{' --project' * project}"
                 raise Refused(f"{error}; `bgctl agent print {words}` shows what to add by hand") from error
             say(str(error))
-            yield _Change(path, None, edit(None, True))
+            yield _Change(path, None, edit(None, True), None)
 
 
 def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
@@ -126,11 +126,15 @@ def _apply(changes: list[_Change], *, yes: bool, hint: str = "") -> int:
 
 
 class _Change(NamedTuple):
-    """The text of a file before and after a change; None: the file does not exist."""
+    """The text of a file before and after a change; None: the file does not exist.
+
+    `mode`: of the new file; None: as the umask says.
+    """
 
     path: Path
     before: str | None
     after: str | None
+    mode: int | None
 
     def diff(self) -> str:
         """Return the lines that change, without context, which may be secret."""
@@ -151,20 +155,22 @@ class _Change(NamedTuple):
                     folder.rmdir()
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        mode = None if self.before is None else S_IMODE(target.stat().st_mode)
-        replace_file(target, [self.after.encode()], mode)
+        replace_file(target, [self.after.encode()], self.mode)
 
 
 def _may_be_made(folder: Path) -> bool:
     return folder.name in {"bgd", "skills", ".claude", ".agents", ".codex"} and folder != Path.cwd()
 
 
-def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
+def _change(path: Path, edit: _Edit, *, adds: bool, project: bool) -> list[_Change]:
     """Return the change that adds bgd's part to a file or removes it; an empty list if there is none to make.
 
     Raises:
-        Refused: the file cannot be read or edited.
+        Refused: the file cannot be read or edited, or a link leads out of the project.
     """
+    # the author of a cloned project could choose a file of the user that gets bgd's part
+    if project and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(Path.cwd())):
+        raise Refused(f"{path}: a link leads out of the project, to {os.path.realpath(path)}")
     try:
         before = _text_of(path)
         after = edit(before, adds)
@@ -174,11 +180,17 @@ def _change(path: Path, edit: _Edit, *, adds: bool) -> list[_Change]:
         return []
     if before is not None and not os.access(path, os.W_OK):
         raise Refused(f"{path} is read-only")
-    return [_Change(path, before, after)]
+    own = None if project else 0o600
+    return [_Change(path, before, after, own if before is None else S_IMODE(path.stat().st_mode))]
 
 
 def _text_of(path: Path) -> str | None:
-    return path.read_bytes().decode() if path.exists() else None
+    """Return the text of a file; None: there is none."""
+    if not path.exists():
+        return None
+    if not path.is_file():  # reading a pipe would wait for its writer
+        raise Refused("it is not a regular file")
+    return path.read_bytes().decode()
 
 
 # Takes a file's text, and adds bgd's part if True or else removes it; None: the file does not exist

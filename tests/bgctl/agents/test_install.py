@@ -303,7 +303,7 @@ def test_remove_leaves_every_file_as_it_was(given_tree, mode):
         assert all(before[name][0] == between[name][0] for name in before)
 
         for path, edit in install._parts(client, project=False):
-            for change in install._change(path, edit, adds=False):
+            for change in install._change(path, edit, adds=False, project=False):
                 change.make()
 
         assert tree(folder) == before
@@ -322,6 +322,65 @@ def test_links_stay_and_their_targets_change(agent, home, client):
     assert (home.folder / name).is_symlink()
     agent("remove", client, "--yes")
     assert tree(home.folder) == before
+
+
+@both
+@pytest.mark.parametrize("verb", ["install", "remove"])
+def test_links_that_lead_out_of_a_project_are_refused(agent, home, client, verb):
+    name = {"claude": ".claude", "codex": ".codex"}[client]
+    project = home.folder / "project"
+    project.mkdir()
+    agent("install", client, "--yes")
+    (project / name).symlink_to(home.folder / name)
+    before = tree(home.folder)
+    said = agent(verb, client, "--project", "--yes", cwd=project, code=1).stderr
+
+    assert f"{project / name}/" in said
+    assert f"a link leads out of the project, to {home.folder.resolve() / name}/" in said
+    assert tree(home.folder) == before
+
+
+@both
+def test_a_dangling_link_out_of_a_project_creates_nothing(agent, home, client):
+    name = {"claude": ".claude/skills", "codex": ".agents"}[client]
+    project = home.folder / "project"
+    (project / name).parent.mkdir(parents=True)
+    (project / name).symlink_to(home.folder / "new")
+    before = tree(home.folder)
+
+    assert (
+        "a link leads out of the project"
+        in agent("install", client, "--project", "--yes", cwd=project, code=1).stderr
+    )
+    assert tree(home.folder) == before
+
+
+@pytest.mark.parametrize("words", [("install", "--yes"), ("remove", "--yes"), ("print",)])
+def test_a_pipe_in_a_project_is_refused_and_not_read(agent, home, words):
+    (home.folder / ".claude").mkdir()
+    os.mkfifo(home.folder / ".claude/settings.json")
+    said = agent(
+        *words,
+        "claude",
+        "--project",
+        *["--yes"][: words != ("print",)],
+        cwd=home.folder,
+        code=words != ("print",),
+    )
+
+    assert ".claude/settings.json: it is not a regular file" in said.stderr
+
+
+@both
+def test_new_files_of_the_user_are_private_and_those_of_a_project_are_not(agent, home, client):
+    agent("install", client, "--yes")
+    project = home.folder / "project"
+    project.mkdir()
+    agent("install", client, "--project", "--yes", cwd=project)
+
+    modes = {path.stat().st_mode & 0o777 for path in home.folder.rglob("*") if path.is_file()}
+    shared = {path.stat().st_mode & 0o777 for path in project.rglob("*") if path.is_file()}
+    assert (modes - shared, shared) == ({0o600}, {0o644})
 
 
 @both
