@@ -8,7 +8,7 @@ import re
 import select
 from typing import TYPE_CHECKING
 
-from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
+from bgd.escape import CONTROL, INVISIBLE, visible_symbol
 
 if TYPE_CHECKING:
     from bgd.terminal import Terminal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLOR = r"\x1b\[[0-9;:]{0,64}m"
 _ERASE = r"\x1b\[[02]?K"  # to the end of the line, or (2) all of it
 _INCOMPLETE = re.compile(r"(?:\x1b(?:\[[0-9;:]{0,64})?|\r)\Z")
-_SPECIAL = re.compile(rf"{_COLOR}|{_ERASE}|\r\n|[{CONTROL}{BIDI_CONTROL}]")
+_SPECIAL = re.compile(rf"{_COLOR}|{_ERASE}|\r\n|[{CONTROL}{INVISIBLE}]")
 
 
 class TerminalEscaper:

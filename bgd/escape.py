@@ -1,20 +1,27 @@
-"""Escape untrusted text, so that control characters are visible and have no effect."""
+"""Escape untrusted text, so that control and invisible characters are visible and have no effect."""
 
 from __future__ import annotations
 
 import codecs
 
 CONTROL = r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and newline, DEL, C1; for a character class
-BIDI_CONTROL = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"  # and Unicode's line ends
+# For a character class: format characters (Unicode's Cf), characters that are not drawn
+# (Default_Ignorable_Code_Point), and line ends. They could hide from people what a program or an agent reads.
+# The selectors of a symbol's style, U+FE0E and U+FE0F, stay: many emoji end with one.
+INVISIBLE = (
+    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
 
-_SPECIAL = f"[{CONTROL}\t\n{BIDI_CONTROL}]"
+_SPECIAL = f"[{CONTROL}\t\n{INVISIBLE}]"
 _SYMBOLS = 0x2400  # Unicode's pictures of the C0 characters
 _DELETE = "\x7f"
 
 
 def one_line(text: str) -> str:
     """Return a text, for example a name or an argument, on one line with its special characters visible."""
-    if text.isprintable():  # special characters are not
+    if text.isascii() and text.isprintable():  # control characters are not
         return text
     import re  # noqa: PLC0415 - few texts need it, and it takes half as long to import as Python to start
 

@@ -102,7 +102,8 @@ class Needle(Struct, frozen=True):
         The line is as a terminal shows it or, if the text cannot be seen then, has all its characters.
         """
         decoded = line.decode(errors="replace").rstrip("\r\n")
-        text = decoded if decoded.isprintable() else plain_line(decoded).expandtabs()
+        is_plain = decoded.isascii() and decoded.isprintable()
+        text = decoded if is_plain else plain_line(decoded).expandtabs()
         places = self.find_in(text)
         if not places and any(self.places(self.comparable(line))):
             text = one_line(decoded)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, groupby
 
-from bgd.escape import BIDI_CONTROL, CONTROL, visible_symbol
+from bgd.escape import CONTROL, INVISIBLE, visible_symbol
 
 MAX_COLUMN = 1_000  # to which a sequence may move; text may be longer
 
@@ -152,7 +152,7 @@ _SPECIAL = re.compile(
     | \x1b\[(?P<parameters>[0-9;:]{{0,64}})(?P<final>[@-~])
     | (?P<ignored>{_CSI}[@-~]|{_OSC}(?:\x07|\x1b\\)|\x1b[()*+][0-9A-Za-z]|\x1b[=>78c]|\x07)
     | (?P<incomplete>(?:{_CSI}|{_OSC}\x1b?|\x1b[()*+]?)\Z)
-    | (?P<symbol>[{CONTROL}{BIDI_CONTROL}])""",
+    | (?P<symbol>[{CONTROL}{INVISIBLE}])""",
     re.VERBOSE,
 )
 

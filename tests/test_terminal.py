@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from bgd.daemon.web.markup import as_markup, line_markup, palette
-from bgd.escape import BIDI_CONTROL, CONTROL
+from bgd.escape import CONTROL, INVISIBLE
 from bgd.terminal import Terminal
 
 OUTPUT = st.text(st.sampled_from("ax<>&\"'\x1b[];:mKGCD0123489\r\n\b\t\x07\u202e"), max_size=60)
@@ -93,7 +93,7 @@ def test_a_new_terminal_goes_on_with_the_style_of_the_line(before, after):
 def test_any_output_becomes_text_and_known_spans_only(output):
     markup = str(as_markup(output))
 
-    assert not re.search(f"[{CONTROL}{BIDI_CONTROL}]", markup)
+    assert not re.search(f"[{CONTROL}{INVISIBLE}]", markup)
     text = re.sub(r'<span class="[a-z0-9 ]+">|</span>', "", markup)
     assert not re.search(r"[<>\"']", text)
     classes = set(" ".join(re.findall(r'class="([^"]*)"', markup)).split())
@@ -105,7 +105,7 @@ def test_any_output_becomes_text_and_known_spans_only(output):
 
 @given(st.text())
 def test_no_text_is_lost(text):
-    plain = re.sub(f"[{CONTROL}{BIDI_CONTROL}]", "", text)
+    plain = re.sub(f"[{CONTROL}{INVISIBLE}]", "", text)
     assert Markup(as_markup(plain)).unescape() == plain
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 from msgspec.structs import replace
 
-from bgctl.agents.hook import MOST_BYTES, MOST_ENDS, answer_hook
+from bgctl.agents.hook import MOST_BYTES, MOST_ENDS, answer_hook, quoted_name
 from bgctl.common import answer, client, excerpt, global_options, is_terminal, json_line, say
 from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
@@ -18,7 +18,6 @@ from bgd.brief import short_duration
 from bgd.client.connection import client_sockets
 from bgd.client.inherited import caller_session
 from bgd.errors import DaemonUnreachable
-from bgd.escape import one_line
 from bgd.formatting import as_json, outcome_in_words
 from bgd.wire.views import JobEnd
 
@@ -89,15 +88,17 @@ _LONGEST_ESCAPE = 12  # bytes of a character in JSON
 
 
 def lines_about(end: JobEnd) -> Iterator[str]:
-    """Yield the lines for people: what ended and how, then the end of its output."""
-    name = "" if end.name is None else f" {one_line(end.name)}"
+    """Yield the lines for people and agents: what ended and how, then the end of its output, set apart."""
+    name = "" if end.name is None else f" {quoted_name(end.name)}"
     why = outcome_in_words(end) if end.state is State.FAILED else ""
     if end.reason is not None:
         reason = excerpt(end.reason)
         why = f"{why}: {reason}" if why and not reason.startswith(why) else reason
     ran = "" if end.seconds is None else f" after {short_duration(end.seconds)}"
     yield f"{end.job}{name} {end.state}{f' ({why})' if why else ''}{ran}{', redelivered' * end.redelivered}"
-    yield from (f"  {line}" for line in end.tail.split("\n") if end.tail)
+    if end.tail:
+        yield "  output (untrusted):"
+        yield from (f"  | {line}" for line in end.tail.split("\n"))
 
 
 def _is_unused() -> bool:

@@ -421,7 +421,7 @@ _CRUELTY = 0.25  # how often a waiter is killed as soon as it has written someth
 _PATIENCE = 1.0  # seconds without a wake-up until it is checked whether one is due
 _MOST_AT_ONCE = 65_536  # bytes of a read
 _OF_HOOK = re.compile(
-    r"^(\d+)(?: endless)? (succeeded|failed|cancelled)(?: \((.*?)\))?(?: after \S+?)?(, redelivered)?$",
+    r"^(\d+)(?: \"endless\")? (succeeded|failed|cancelled)(?: \((.*?)\))?(?: after \S+?)?(, redelivered)?$",
     re.MULTILINE,
 )
 _OF_RUN = re.compile(r"^bgctl: job (\d+) (succeeded|failed|cancelled)(?: \((.*)\))?$", re.MULTILINE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,3 +174,19 @@ def test_text_is_shown_at_once():
 
 def test_a_name_stays_on_its_line():
     assert one_line("a\nb\tc\x1b[31m") == "a␊b␉c␛[31m"
+
+
+def test_every_character_that_is_not_drawn_is_visible():
+    """Of Unicode's categories Cf, Zl and Zp, and tags, fillers and selectors, which have others."""
+    categories = {"Cf", "Zl", "Zp"}
+    characters = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in categories]
+    characters += ["\U000e0041", "\u115f", "\u3164", "\uffa0", "\u034f", "\ufe00", "\U000e0100"]
+
+    for character in characters:
+        assert one_line(f"a{character}b") == f"a<U+{ord(character):04X}>b"
+        assert shown(f"a{character}b".encode()) == f"a<U+{ord(character):04X}>b"
+
+
+@pytest.mark.parametrize("text", ["Grüße, 世界", "نص", "⚠️ 10 %", "a\u00a0b", "e\u0301"])
+def test_text_of_every_script_stays_as_it_is(text):
+    assert one_line(text) == shown(text.encode()) == text

@@ -94,10 +94,10 @@ def test_an_end_is_told_once(session, event):
     session.job("true", session="another")
     text = session.hook(event)
 
-    first, line, tail, *rest = text.splitlines()
-    assert first == "Background jobs of bgd that have ended:"
-    assert line.startswith(f"{job} build failed (exit code 2) after ")
-    assert tail == "  no rule to make it"
+    first, line, mark, tail, *rest = text.splitlines()
+    assert first.startswith("Background jobs of bgd that have ended. Names, errors and output come from")
+    assert line.startswith(f'{job} "build" failed (exit code 2) after ')
+    assert (mark, tail) == ("  output (untrusted):", "  | no rule to make it")
     assert rest == (["If you know this, stop again."] if event == "Stop" else [])
     assert session.hook("Stop") == session.hook("UserPromptSubmit") == session.hook("SessionStart") == ""
 
@@ -110,9 +110,9 @@ def test_an_end_stops_the_agent_from_stopping_once(session):
     assert session.hook("Stop") == ""
     second = session.job("false")
     reason = session.hook("Stop")
-    assert (f"\n{second} build " in reason, "redelivered" in reason) == (True, False)
+    assert (f'\n{second} "build" ' in reason, "redelivered" in reason) == (True, False)
     assert session.hook("Stop") == ""
-    assert re.search(r"\d+ build succeeded after \S+, redelivered$", session.hook("UserPromptSubmit"))
+    assert re.search(r'\d+ "build" succeeded after \S+, redelivered$', session.hook("UserPromptSubmit"))
     assert session.hook("UserPromptSubmit") == ""
 
 
@@ -142,7 +142,7 @@ def test_an_end_behind_many_redelivered_ones_stops_the_agent_from_stopping(sessi
         assert len(client.inbox(session.id)) == 9
 
     last = session.job("false")
-    assert f"\n{last} build failed " in session.hook("Stop")
+    assert f'\n{last} "build" failed ' in session.hook("Stop")
     assert session.hook("Stop") == ""
     assert session.hook("UserPromptSubmit").count("redelivered") == 8
 
@@ -156,9 +156,9 @@ def test_a_session_that_begins_again_knows_its_jobs(session, source):
     text = session.hook("SessionStart", source=source)
 
     lines = text.splitlines()
-    assert lines[1].startswith(f"{ended} build succeeded after ")
+    assert lines[1].startswith(f'{ended} "build" succeeded after ')
     assert "`bgctl inbox --wait`" in lines[2]
-    assert set(lines[3:]) == {f"{held} held: true", f"{later} later scheduled: sleep 1"}
+    assert set(lines[3:]) == {f"{held} held: true", f'{later} "later" scheduled: sleep 1'}
 
 
 def test_the_session_is_named_by_option_variable_or_input(session):

@@ -57,8 +57,8 @@ def test_an_end_is_printed_once(daemon, session, inbox):
     first, second = inbox(), inbox()
 
     line, *tail = first.splitlines()
-    assert line.startswith(f"{job} build failed (exit code 3) after ")
-    assert tail == ["  one", "  two"]
+    assert line.startswith(f'{job} "build" failed (exit code 3) after ')
+    assert tail == ["  output (untrusted):", "  | one", "  | two"]
     assert second == ""
 
 
@@ -106,7 +106,7 @@ def test_it_waits_for_an_end(daemon, session):
         job = end_of(daemon, session)
         printed, _ = waiting.communicate(timeout=DEADLINE)
 
-    assert printed.startswith(f"{job} build failed")
+    assert printed.startswith(f'{job} "build" failed')
     assert waiting.returncode == 0
 
 
@@ -144,7 +144,7 @@ def test_an_end_that_could_not_be_written_is_printed_again(daemon, session, inbo
     os.close(writing)
 
     assert done.returncode == 141
-    assert inbox().startswith(f"{job} build failed (exit code 3)")
+    assert inbox().startswith(f'{job} "build" failed (exit code 3)')
 
 
 def test_an_end_whose_reader_is_killed_is_printed_again_and_says_so(daemon, session, inbox):
@@ -168,7 +168,7 @@ def test_an_end_whose_reader_is_killed_is_printed_again_and_says_so(daemon, sess
 
     printed = inbox("--wait")
 
-    assert printed.startswith(f"{job} build failed (exit code 3) after ")
+    assert printed.startswith(f'{job} "build" failed (exit code 3) after ')
     assert ", redelivered\n" in printed
 
 
