@@ -325,18 +325,21 @@ def shutdown_command(daemon: Client, **modes: bool) -> None:
     report({"pid": pid, "ended": True}, f"the daemon (pid {pid}) has ended")
 
 
-@verb("bgctl backup ~/bgd-backup.db", "bgctl --system backup /mnt/backups/bgd.db")
+@verb("bgctl backup ~/bgd-backup.db", "bgctl --system backup --replace /mnt/backups/bgd.db")
 @click.argument("file", type=FILE, metavar="FILE")
-def backup_command(daemon: Client, file: str) -> None:
+@click.option("--replace", "may_replace", is_flag=True, help="Replace FILE if it exists.")
+def backup_command(daemon: Client, file: str, *, may_replace: bool) -> None:
     """Write a copy of the database to FILE while the daemon runs.
 
-    The copy is checked before it is sent, and replaces FILE only when all of it is on disk. It does not
+    The copy is checked before it is sent, and gets its name only when all of it is on disk. It does not
     contain the logs of jobs. `bgd --recover FILE` restores a lost database from it.
     """
     path = Path(file).absolute()
     with closing(daemon.backup()) as pieces:
         if reason := _why_not_replaceable(path, Path(daemon.info().state_dir)):
             raise Refused(f"{reason}: choose another file")
+        if path.exists() and not may_replace:
+            raise Refused(f"{path} exists, so it was left unchanged: choose another file, or add --replace")
         try:
             size = replace_file(path, pieces, 0o600)
         except OSError as error:

@@ -213,6 +213,7 @@ _OPTIONS_OF_VERBS = {
         "-l --long --wide": "`bgctl show ID` shows all about a job, --usage what running jobs use",
         "-o --format --output": "--json prints everything, for programs",
     },
+    "backup": {"-f --force --overwrite": "--replace replaces FILE"},
     "batch": {
         "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
         "-c -l -r -z": "options of the program follow --: `bgctl batch -- PROGRAM -l`",

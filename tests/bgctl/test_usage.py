@@ -344,6 +344,7 @@ def test_every_verb_that_a_hint_names_exists(hint):
         ("logs --err web", "stdout and stderr together"),
         ("list -A", "bgctl list --all"),
         ("reload all", "bgctl retry ID"),
+        ("backup --force", "--replace"),
         ("prune --force", "--yes"),
         ("queue delete mail", "bgctl queue remove NAME"),
         ("stats today", "bgctl stats --window 1d"),

@@ -499,11 +499,17 @@ def test_backup_replaces_no_device_and_no_file_of_the_daemon(own_daemon):
     assert "bgd.db is in the folder of the daemon's own files, so it was left unchanged" in done.stderr
 
 
-def test_backup_replaces_an_earlier_backup(own_daemon):
+def test_backup_replaces_an_earlier_backup_only_if_asked_to(own_daemon):
     copy = own_daemon.folder / "copy.db"
     assert own_daemon.bgctl("backup", str(copy)).returncode == 0
     first = copy.stat().st_ino
-    assert own_daemon.bgctl("backup", str(copy)).returncode == 0
+
+    done = own_daemon.bgctl("backup", str(copy))
+    assert (done.returncode, copy.stat().st_ino) == (1, first)
+    remedy = "choose another file, or add --replace"
+    assert done.stderr == f"bgctl: {copy} exists, so it was left unchanged: {remedy}\n"
+
+    assert own_daemon.bgctl("backup", "--replace", str(copy)).returncode == 0
     assert copy.stat().st_ino != first
 
 
