@@ -23,7 +23,13 @@ from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
 from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import copying, recovery
 from bgd.daemon.storage.copying import DatabaseCopy
-from bgd.daemon.storage.database import StoreBroken, StoreOfOtherVersion, fsync_path
+from bgd.daemon.storage.database import (
+    BESIDE,
+    StoreBroken,
+    StoreOfOtherVersion,
+    delete_copy,
+    fsync_path,
+)
 from bgd.daemon.storage.recovery import RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
@@ -211,7 +217,7 @@ class Backups:
                 raise Refused(f"no backup: {error}") from error
             finally:
                 with suppress(OSError):
-                    Path(part).unlink()  # noqa: ASYNC240 - where it was written a moment ago
+                    delete_copy(part)
 
 
 def _name_at(at: float) -> str:
@@ -270,8 +276,9 @@ def _delete_oldest(folder: str, keep: int) -> None:
 def _clear_up(folder: str) -> None:
     """Remove copies that were incomplete when their daemon ended."""
     try:
-        for path in Path(folder).glob(f"*{_PART}"):
-            path.unlink(missing_ok=True)
+        for end in BESIDE:
+            for path in Path(folder).glob(f"*{_PART}{end}"):
+                path.unlink(missing_ok=True)
     except OSError as error:
         logger.warning("the backup folder cannot be read: %s", error)
 
@@ -309,7 +316,7 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
         except OSError as error:
             raise StoreBroken(f"nothing is restored: {error}") from error
         finally:
-            recovery.delete_copy(new)
+            delete_copy(new)
 
 
 def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:

@@ -62,10 +62,10 @@ async def test_backups_are_written_when_due_and_the_oldest_are_deleted(folder, l
     config = configure(folder, rest="[backup]\nkeep = 2\nfolder = 'elsewhere'")
     config = replace(config, backup=replace(config.backup, every=0.05))
     old = [folder / f"elsewhere/bgd-2020010{day}T000000Z.db" for day in (1, 2)]
-    half = folder / "elsewhere/sent-0.part"
+    halves = [folder / f"elsewhere/sent-0.part{end}" for end in ("", "-journal", "-wal", "-shm")]
     none = folder / "elsewhere/bgd-21210101T000000Z.db"  # a folder
     none.mkdir(parents=True)
-    for path in (*old, half):
+    for path in (*old, *halves):
         path.write_text("")
         os.utime(path, (1, 1))
     async with running_supervisor(config, launcher) as life:
@@ -76,7 +76,7 @@ async def test_backups_are_written_when_due_and_the_oldest_are_deleted(folder, l
         task.cancel()
     paths = backups_in(config.backup.folder)
     assert len(paths) == 2
-    assert not half.exists()
+    assert not any(half.exists() for half in halves)
     assert none.exists()
     assert copying.check_copy(paths[0]).jobs == 1
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call

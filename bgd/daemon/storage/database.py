@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
+from pathlib import Path
 from threading import Thread, current_thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -23,6 +24,7 @@ from bgd.errors import BgdError
 from bgd.startup import file_size_limit
 from bgd.units import format_size
 
+BESIDE = ("", "-journal", "-wal", "-shm")  # ends of the names of a database's files; a kill leaves them
 PRIMARY = 0xFF  # mask: the low byte of SQLite's extended result codes is the kind of error
 
 DAMAGED = "`bgd --recover` restores the newest backup; or move it away to start with an empty one"
@@ -264,6 +266,12 @@ def fsync_path(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def delete_copy(path: str) -> None:
+    """Delete a copy, if it exists, with the files that SQLite has left beside it."""
+    for end in BESIDE:
+        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 def translate_error(error: sqlite3.Error, path: str) -> StoreBroken | None:

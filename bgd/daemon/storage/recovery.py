@@ -26,6 +26,7 @@ from bgd.daemon.storage.copying import DatabaseCopy, check_copy, free_bytes
 from bgd.daemon.storage.database import (
     StoreBroken,
     StoreOfOtherVersion,
+    delete_copy,
     fsync_path,
     time_limit,
     transaction,
@@ -125,12 +126,6 @@ def take_copy(new: str, path: str, _seconds: float | None = None) -> DatabaseCop
     finally:
         os.close(source)
     return replace(check_copy(new, name=path), written_at=found.st_mtime)
-
-
-def delete_copy(path: str) -> None:
-    """Delete a copy, if it exists, with the files that SQLite has left beside it."""
-    for end in ("", "-wal", "-shm"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
 
 
 def foreign_writers(found: os.stat_result) -> str | None:

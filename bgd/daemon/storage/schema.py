@@ -18,6 +18,7 @@ from bgd.daemon.storage.database import (
     PRIMARY,
     StoreBroken,
     StoreOfOtherVersion,
+    delete_copy,
     fsync_path,
 )
 
@@ -357,7 +358,7 @@ def _create(path: str) -> None:
         return
     new = f"{path}.new"
     try:
-        Path(new).unlink(missing_ok=True)
+        delete_copy(new)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         # the header has bgd's id from the first moment on, so an empty file in its place is a lost database
         with closing(sqlite3.connect(new)) as db:
@@ -401,7 +402,7 @@ def _keep_copy(db: sqlite3.Connection, path: str, version: int) -> None:
         if disk.f_bavail * disk.f_frsize < _ROOM * size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - as if it were full
         new = Path(f"{copy}.new")
-        new.unlink(missing_ok=True)
+        delete_copy(str(new))
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(new)) as target:
             db.backup(target)

@@ -6,14 +6,21 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Concatenate
 
 from bgd.core.job import ACTIVE, FINAL, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
 from bgd.daemon.storage import change_stream, copying, read
-from bgd.daemon.storage.database import DatabaseConnection, P, R, StoreBroken, damaged, transaction
+from bgd.daemon.storage.database import (
+    DatabaseConnection,
+    P,
+    R,
+    StoreBroken,
+    damaged,
+    delete_copy,
+    transaction,
+)
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.write import TransactionWriter
@@ -137,7 +144,7 @@ class Store(StoreReader):
         try:
             return await self.read_apart(copying.write_copy, path)
         except BaseException:  # the thread has stopped writing, so the file stays deleted
-            Path(path).unlink(missing_ok=True)  # noqa: ASYNC240 - there may be no thread left for it
+            delete_copy(path)  # here: there may be no thread left for it
             raise
 
     # --- on the writer's thread -----------------------------------------------------------------------------
