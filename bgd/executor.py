@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from bgd.client.background import chosen_client
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
+from bgd.client.connection import renew_after_fork
 from bgd.client.options import Duration, JobOptions
 from bgd.client.specs import check_options, seconds_of
 from bgd.core.job import ACTIVE, FINAL, State
@@ -180,11 +181,16 @@ class _Watcher:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._is_closed = False
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Watch no future: a forked child has no thread, and leaves the futures to its parent."""
         self._changed = threading.Condition(threading.RLock())  # guards all that follows
         self._futures: dict[int, JobFuture[Any]] = {}  # by the ids of their jobs
         self._thread: threading.Thread | None = None  # the latest
         self._is_reading = False
-        self._is_closed = False
 
     def submit(self, specs: Sequence[JobSpec]) -> list[JobFuture[Any]]:
         """Queue jobs in one transaction, and return their futures.
@@ -206,9 +212,10 @@ class _Watcher:
         return futures
 
     def cancel(self, futures: Sequence[JobFuture[Any]] | None = None) -> None:
-        """Cancel those that have not run, in one request; None: all futures."""
+        """Cancel those that are watched and have not run, in one request; None: all futures."""
         with self._changed:
-            chosen = list(self._futures.values()) if futures is None else futures
+            chosen = self._futures.values() if futures is None else futures
+            chosen = [future for future in chosen if future.job.id in self._futures]
         waiting = {future.job.id: future for future in chosen if not (future.running() or future.done())}
         for result in self._client.cancel_waiting(waiting):
             if result.state is State.CANCELLED:

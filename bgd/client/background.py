@@ -113,7 +113,7 @@ def default_async_client() -> AsyncClient:
 
     if (chosen := _chosen_async.get()) is not None:
         return chosen
-    owner = (asyncio.get_running_loop(), _location())
+    owner = (os.getpid(), asyncio.get_running_loop(), _location())
     known, client = getattr(_per_thread, "latest", (None, None))
     if client is None or known != owner:
         client = AsyncClient(timeout=TIMEOUT)
@@ -126,14 +126,7 @@ def _location() -> _Location:
     return tuple(map(os.environ.get, _LOCATION_VARIABLES))
 
 
-def _forget_clients() -> None:
-    """Drop the clients of the parent, and their connections, in a forked child."""
-    _clients.clear()
-    _per_thread.__dict__.clear()
-
-
 _chosen: ContextVar[Client | None] = ContextVar("bgd client", default=None)
 _chosen_async: ContextVar[AsyncClient | None] = ContextVar("bgd async client", default=None)
 _clients: dict[_Location, Client] = {}
 _per_thread = threading.local()  # the latest AsyncClient and its owner: a thread runs one loop at a time
-os.register_at_fork(after_in_child=_forget_clients)

@@ -16,6 +16,7 @@ from bgd.client.connection import (
     Connector,
     Inbox,
     process_descriptor,
+    renew_after_fork,
     seconds_left,
 )
 from bgd.client.session import (
@@ -79,10 +80,14 @@ class Channel:
         self._connector = connector
         self.timeout = timeout
         self._io = io
-        self._pid = os.getpid()
-        self._loop: object = None  # of the first use; None also for threads
+        self._owner: tuple[int, object] | None = None  # the process and the event loop of the first use
         self._connecting = io.new_lock()
         self._connection: Connection | None = None
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Connect again in a forked child."""
+        self._connecting, self._connection = self._io.new_lock(), None
 
     async def ask(self, request: Request, kind: type[R], *, repeatable: bool = False) -> R:
         """Send a request and return its only reply.
@@ -366,16 +371,18 @@ class Channel:
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and os.getpid() == self._pid:  # a forked child would close its parent's
+        if connection is not None:
             await connection.close()
 
     def _check_owner(self) -> None:
-        """Raise BgdError in a forked child, and on another event loop than that of the first use."""
-        if os.getpid() != self._pid:
+        """Raise BgdError on another event loop than that of the first use. Threads and children have none."""
+        if self._io.running_loop is None:
+            return
+        if self._owner is not None and self._owner[0] != os.getpid():
             raise BgdError(f"{self._io.CLIENT} belongs to the parent process: make a new one after fork")
-        loop = self._io.running_loop and self._io.running_loop()
-        self._loop = self._loop or loop
-        if self._loop is not loop:
+        owner = os.getpid(), self._io.running_loop()
+        self._owner = self._owner or owner
+        if self._owner != owner:
             raise BgdError(f"{self._io.CLIENT} belongs to another event loop: make one for each loop")
 
     async def _answered(

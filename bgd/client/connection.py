@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -53,6 +54,7 @@ class Connection:
         self._waiting: dict[int, Inbox] = {}  # of those whose callers wait for a reply
         self._descriptors: list[int] = []  # that came with what was read
         self._failure: Callable[[], BgdError] | None = None  # why this connection is broken
+        renew_after_fork(self)
 
     @classmethod
     async def open(cls, place: ClientSocket, deadline: float | None, io: Concurrency) -> Self:
@@ -165,6 +167,12 @@ class Connection:
                 await self._io.acquire(lock, deadline)
                 lock.release()
             self._socket.close()
+
+    def renew(self) -> None:
+        """Leave the connection to the parent process: a child closes its descriptor and breaks nothing."""
+        self._socket.close()
+        self._sending, self._reading = self._io.new_lock(), self._io.new_lock()
+        self._failure = partial(Broken, f"the connection to {self._path} belongs to the parent process")
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -280,6 +288,33 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)  # ends reads and writes, which close() would not
         for inbox in list(self._waiting.values()):
             inbox.bell.ring()
+
+
+# --- forked children ------------------------------------------------------------------------------------
+
+
+class Renewable(Protocol):
+    """Has locks, threads or connections that a forked child cannot use."""
+
+    def renew(self) -> None:
+        """Start over in a forked child, where only the thread that forked exists."""
+
+
+def renew_after_fork(inherited: Renewable) -> None:
+    """Let a forked child renew this object."""
+    _inherited.add(inherited)
+
+
+def _renew_inherited() -> None:
+    for inherited in list(_inherited):
+        inherited.renew()
+
+
+_inherited: weakref.WeakSet[Renewable] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_renew_inherited)
+
+
+# --- replies --------------------------------------------------------------------------------------------
 
 
 class Inbox(deque[Reply]):

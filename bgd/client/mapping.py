@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from bgd.client.bar import Advance, progress_bar
 from bgd.client.channel import Channel
-from bgd.client.connection import seconds_left
+from bgd.client.connection import renew_after_fork, seconds_left
 from bgd.client.options import JobOptions, MapOptions
 from bgd.client.session import batch_frames
 from bgd.client.specs import Caller, class_spec, seconds_of
@@ -49,6 +49,8 @@ class Mapper:
         self, channel: Channel, target: Target, items: Iterable[object], options: MapOptions
     ) -> None:
         self._channel = channel
+        self._is_inherited = False
+        renew_after_fork(self)
         self._name = target if isinstance(target, str) else getattr(target, "__qualname__", "map")
         self._total = len(items) if isinstance(items, Sized) else None  # None: unknown
         self._timeout = seconds_of(options.get("timeout"))
@@ -81,11 +83,18 @@ class Mapper:
                             if isinstance(result, JobFailed) and not return_exceptions:
                                 raise result
                             yield result
+                            if self._is_inherited:
+                                raise BgdError("this map belongs to the parent process: begin one after fork")
             except DaemonUnreachable:
                 self._buffer.clear()  # there is no daemon that could cancel them
                 raise
             finally:
-                await self._cancel()
+                if not self._is_inherited:
+                    await self._cancel()
+
+    def renew(self) -> None:
+        """Leave the jobs to the parent process: this is a forked child."""
+        self._is_inherited = True
 
     @property
     def _needs_more(self) -> bool:

@@ -41,7 +41,9 @@ PATTERNS = [
 
 # Where the two differ in more than that
 PASSAGES = {
-    "The tasks of one event loop may share an AsyncClient; a": "Threads may share a Client; a",
+    "The tasks of one event loop may share an AsyncClient, but a forked child makes its own.": (
+        "Threads and forked children may share a Client."
+    ),
     """
     A job that was just submitted knows its `id`, and whether it `is_new` or existed with the same key.
     `refresh` and `wait` look up the rest; before that, other attributes raise BgdError.

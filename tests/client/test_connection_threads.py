@@ -1,22 +1,18 @@
-"""A Client that threads share, and one that a forked child inherits."""
+"""A Client that threads share."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from bgd import Client
 from bgd.errors import DaemonUnreachable
 from bgd.wire import replies
-from tests.client.scripted import accept, serve, view_of
+from tests.client.scripted import accept, view_of
 
 
 def test_threads_that_wait_at_once_each_get_their_own_answer(play):
@@ -88,35 +84,6 @@ def test_closing_a_client_wakes_its_waiting_thread(play):
         client.close()
         with pytest.raises(DaemonUnreachable):
             waiting.result(10)
-
-
-def test_a_forked_child_is_told_to_make_its_own_client(play):
-    program = (
-        "import os, sys\n"
-        "from bgd import Client, BgdError\n"
-        "client = Client(sys.argv[1])\n"
-        "client.submit(['true'])\n"
-        "if (pid := os.fork()) == 0:\n"
-        "    try:\n"
-        "        client.submit(['true'])\n"
-        "    except BgdError as error:\n"
-        "        print(error, flush=True)\n"
-        "    client.close()\n"
-        "    os._exit(0)\n"
-        "os.waitpid(pid, 0)\n"
-        "print(client.submit(['true']).id)\n"
-    )
-
-    done = subprocess.run(
-        [sys.executable, "-c", program, play(serve(1, 2))],
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert "this Client belongs to the parent process: make a new one after fork" in done.stdout
-    assert done.stdout.endswith("\n2\n")
 
 
 def test_a_signal_does_not_cut_short_the_wait_for_a_busy_daemon(tmp_path):

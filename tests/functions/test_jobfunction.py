@@ -289,24 +289,6 @@ def test_a_thread_does_not_see_the_client_of_another_thread(served):
     assert seen[0] is not client
 
 
-def test_a_forked_child_has_its_own_connection():
-    tasks.add.submit(1)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writing, str(tasks.add.submit(1).result(DEADLINE)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-
-    assert answer == "3"
-    assert tasks.add.submit(2).result(DEADLINE) == 4
-
-
 def test_another_socket_in_the_environment_is_another_client(served, monkeypatch):
     first = default_client()
     monkeypatch.setenv("BGD_SOCKET", "/nonexistent/bgd.sock")

@@ -46,9 +46,9 @@ R = TypeVar("R")
 class AsyncClient(AsyncDaemonClient):
     """A client of one daemon. It connects at first use, and again after a restart of the daemon.
 
-    The tasks of one event loop may share an AsyncClient; a forked child makes its own. A closed client can be
-    used again. Methods take jobs as ids or as objects with an id, and durations as seconds, as texts such as
-    "10s", or as timedeltas.
+    The tasks of one event loop may share an AsyncClient, but a forked child makes its own.
+    A closed client can be used again. Methods take jobs as ids or as objects with an id, and durations as
+    seconds, as texts such as "10s", or as timedeltas.
     """
 
     # --- submitting jobs ------------------------------------------------------------------------------

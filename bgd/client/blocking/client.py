@@ -48,9 +48,9 @@ R = TypeVar("R")
 class Client(DaemonClient):
     """A client of one daemon. It connects at first use, and again after a restart of the daemon.
 
-    Threads may share a Client; a forked child makes its own. A closed client can be
-    used again. Methods take jobs as ids or as objects with an id, and durations as seconds, as texts such as
-    "10s", or as timedeltas.
+    Threads and forked children may share a Client.
+    A closed client can be used again. Methods take jobs as ids or as objects with an id, and durations as
+    seconds, as texts such as "10s", or as timedeltas.
     """
 
     # --- submitting jobs ------------------------------------------------------------------------------
