@@ -79,9 +79,10 @@ def _problem_in_words(error: CannotStart, argv: Sequence[str], verb: str) -> str
     """Return why a command cannot start, and what to type instead."""
     import shutil  # noqa: PLC0415 - only for an error
 
-    from bgctl.hints import for_missing_program  # noqa: PLC0415 - likewise
+    from bgctl.hints import AFTER_USER, for_missing_program  # noqa: PLC0415 - likewise
 
-    if shutil.which(argv[0]) is None and (hint := for_missing_program(argv, verb)):
+    hint = AFTER_USER if global_options().user else for_missing_program(argv, verb)
+    if shutil.which(argv[0]) is None and hint:
         return f"no program named {argv[0]!r}: {hint}"
     return error.problem
 

@@ -317,6 +317,9 @@ def name_first(when: str, argv: Sequence[str] = ()) -> str:
     return f"a NAME comes first: bgctl schedule add NAME {quoted(when)} -- {_line(argv) or 'PROGRAM'}"
 
 
+AFTER_USER = "--user takes no name, it chooses your own daemon; jobs run as the user of their daemon"
+
+
 def for_missing_program(argv: Sequence[str], verb: str) -> str | None:
     """Return what to type in place of a command whose program does not exist; None without a hint.
 
