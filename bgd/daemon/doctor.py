@@ -9,7 +9,7 @@ import resource
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -82,6 +82,11 @@ def _checks(config: Config) -> list[_Check]:
         _Check("clock", _OWN, _check_clock),
         _Check("user", _OWN, _check_user),
         _Check("class jobs", config.python.interpreter, partial(_check_class_jobs, config)),
+        *(
+            [_Check("resources", _OWN, partial(check_resources, config.resources))]
+            if config.resources
+            else []
+        ),
         _Check("database", _OWN, partial(check_database, config)),
         _Check("backups", config.backup.folder, partial(check_backups, config)),
         *(
@@ -335,6 +340,23 @@ def _check_configuration(source: str | None) -> Finding:
             f"chown it to yourself or root, and chmod go-w {source}",
         )
     return ok(source)
+
+
+def check_resources(resources: Mapping[str, tuple[str, ...]]) -> Finding:
+    """Warn of cards whose tokens were counted from 1: CUDA and its like count cards from 0."""
+    for name, tokens in resources.items():
+        if name.startswith(_CARDS) and tokens and tokens == tuple(map(str, range(1, len(tokens) + 1))):
+            cards = ", ".join(f'"{number}"' for number in range(min(len(tokens), _MOST_CARDS)))
+            more = ", ..." if len(tokens) > _MOST_CARDS else ""
+            return warning(
+                f"[resources] {name} has the tokens 1 to {len(tokens)}, but cards are numbered from 0",
+                f"if they are the numbers of cards, write {name} = [{cards}{more}]",
+            )
+    return ok(", ".join(f"{len(tokens)} {name}" for name, tokens in sorted(resources.items())))
+
+
+_CARDS = ("gpu", "cuda", "card")  # names of resources that are cards
+_MOST_CARDS = 8  # in a message
 
 
 def _check_socket(path: str) -> Finding:

@@ -83,11 +83,12 @@ async def serve(config: Config, context: StartupContext) -> None:
         raise BgdError("/proc is not mounted, and bgd cannot watch jobs without it: mount -t proc proc /proc")
     if not context.has_launcher_service:  # a launcher that we start is under the same seccomp filter
         check_system_calls()
-    limits = {
+    findings = {
         "open files": doctor.check_open_files(most_slots(config)),
         "file size": doctor.check_file_size(),
+        "resources": doctor.check_resources(config.resources),
     }
-    for subject, finding in limits.items():
+    for subject, finding in findings.items():
         if finding.level is not Level.OK:
             logger.warning("%s: %s: %s", subject, finding.message, finding.remedy)
     folder.prepare(config)

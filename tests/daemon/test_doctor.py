@@ -271,3 +271,30 @@ def test_doctor_reports_an_invalid_configuration(home):
     assert done.returncode == 1
     assert "problem  configuration: " in done.stdout
     home.configure("")
+
+
+@pytest.mark.parametrize(
+    ("resources", "level", "words"),
+    [
+        ({"gpu": ("1", "2", "3", "4")}, Level.WARNING, 'write gpu = ["0", "1", "2", "3"]'),
+        ({"gpus": ("1",), "license": ("1", "2")}, Level.WARNING, 'write gpus = ["0"]'),
+        ({"gpu": tuple(map(str, range(1, 11)))}, Level.WARNING, '"7", ...]'),
+        ({"gpu": ("0", "1"), "license": ("1", "2", "3")}, Level.OK, ""),
+        ({"gpu": ("1", "3")}, Level.OK, ""),
+        ({"gpu": ()}, Level.OK, ""),
+    ],
+)
+def test_cards_that_were_counted_from_1_are_a_warning(resources, level, words):
+    finding = doctor.check_resources(resources)
+
+    assert finding.level is level
+    assert words in (finding.remedy or "")
+
+
+def test_a_number_of_cards_is_a_warning_in_the_log_and_of_doctor(home):
+    home.configure("[resources]\ngpu = 4\n")
+    home.submit("true")
+    log = home.bgctl("doctor").stdout, (home.folder / ".local/state/bgd/bgd.log").read_text()
+
+    for said in log:
+        assert "[resources] gpu has the tokens 1 to 4, but cards are numbered from 0" in said

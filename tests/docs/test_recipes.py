@@ -343,7 +343,7 @@ def test_a_queue_is_paused_and_resumed_at_its_times(window):
 
 
 def test_cards_go_to_those_who_asked_first():
-    recipe = section(RECIPES, "## Graphics cards of a shared machine")
+    recipe = section(RECIPES, "## Graphics cards")
     [configuration] = blocks(recipe, "toml")
     [commands] = blocks(recipe, "sh")
     with serving(configuration + "[daemon]\nslots = 4\n", {}) as daemon:
