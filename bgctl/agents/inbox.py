@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import click
@@ -105,4 +104,4 @@ def _is_unused() -> bool:
     """Return whether no daemon has ever run here, judging by its folders, so that no job can have ended."""
     options = global_options()
     sockets = client_sockets(options.socket, config=options.config, user=options.user, system=options.system)
-    return not any(each.is_explicit or os.path.exists(os.path.dirname(each.path)) for each in sockets)  # noqa: PTH110, PTH120 - plain strings
+    return not any(place.is_explicit or place.is_used() for place in sockets)

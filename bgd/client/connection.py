@@ -418,6 +418,10 @@ class ClientSocket(Struct, frozen=True):
     is_own: bool
     is_explicit: bool = False
 
+    def is_used(self) -> bool:
+        """Return whether a daemon has ever run here, judging by its folder."""
+        return os.path.exists(os.path.dirname(self.path))  # noqa: PTH110, PTH120 - pathlib is slow to import
+
 
 def client_sockets(
     explicit: str | None = None,
@@ -536,14 +540,18 @@ class Connector(Struct, frozen=True, kw_only=True):
 
 
 def _unreachable(failed: list[tuple[ClientSocket, OSError]]) -> DaemonUnreachable | NotAllowed:
-    for place, error in failed:
-        if isinstance(error, PermissionError):
-            return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
-    paths = " or ".join(place.path for place, _ in failed)
-    if failed[0][0].is_own:
-        remedy = "your jobs are kept; `bgctl submit` or `bgd` starts the daemon"
-    elif failed[0][0].path == SYSTEM_PATHS.socket:
+    place, error = failed[0]
+    if isinstance(error, PermissionError):
+        return NotAllowed(f"you may not use the daemon at {place.path}: {error.strerror}")
+    closed = [other.path for other, why in failed if isinstance(why, PermissionError)]
+    paths = " or ".join(other.path for other, _ in failed if other.path not in closed)
+    if place.is_own:
+        kept = "your jobs are kept; " if place.is_used() else ""
+        remedy = f"{kept}`bgctl submit` or `bgd` starts a daemon of your own"
+    elif place.path == SYSTEM_PATHS.socket:
         remedy = "start it with `systemctl restart bgd`"
     else:
         remedy = "is the daemon running, and is that its socket?"
+    if closed:
+        remedy += f" (you may not use the one at {closed[0]})"
     return DaemonUnreachable(f"no daemon answers at {paths}: {remedy}")

@@ -216,7 +216,14 @@ def test_verbs_for_existing_jobs_never_start_a_daemon(home, arguments):
 
     assert (done.returncode, done.stdout) == (69, "")
     assert str(home.socket) in done.stderr
-    assert "your jobs are kept; `bgctl submit` or `bgd` starts the daemon" in done.stderr
+    assert "bgd.sock: `bgctl submit` or `bgd` starts a daemon of your own" in done.stderr
+
+
+def test_whoever_has_had_a_daemon_reads_that_the_jobs_are_kept(home):
+    home.bgctl("submit", "--hold", "true")
+    home.bgctl("shutdown")
+
+    assert "your jobs are kept; `bgctl submit` or `bgd` starts a daemon" in home.bgctl("list").stderr
 
 
 def test_an_explicit_socket_is_never_started(home):
@@ -450,3 +457,12 @@ def test_run_is_answered_with_run():
 
     assert own == "to run it in a shell, type `bgctl run --shell 'ls | wc'`"
     assert "`bgctl run --shell 'ls | wc'`" in (for_operators(["ls", "|", "wc"], "run") or "")
+
+
+def test_a_name_after_user_is_explained(home):
+    done = home.bgctl("submit", "--user", "bob", "true")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        "no program named 'bob': --user takes no name, it chooses your own daemon; jobs run as" in done.stderr
+    )

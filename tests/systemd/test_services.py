@@ -238,9 +238,18 @@ def test_with_a_socket_unit_nobody_is_refused_while_bgd_is_killed(machine):
 
 
 def test_other_users_are_refused_in_one_line(machine):
-    refusal = machine.run("bgctl", "list", user="ada", code=77)
+    refusal = machine.run("bgctl", "--system", "list", user="ada", code=77)
 
     assert refusal == "bgctl: you may not use the daemon at /run/bgd/bgd.sock: Permission denied"
+
+
+def test_other_users_are_asked_to_start_a_daemon_of_their_own(machine):
+    refusal = machine.run("bgctl", "list", user="ada", code=69)
+
+    assert refusal == (
+        "bgctl: no daemon answers at /home/ada/.local/state/bgd/bgd.sock: `bgctl submit` or `bgd` starts a"
+        " daemon of your own (you may not use the one at /run/bgd/bgd.sock)"
+    )
 
 
 def test_user_with_linger_has_her_own_services(machine):
