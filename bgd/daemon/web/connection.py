@@ -20,7 +20,6 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator, Endpoints, Sessions, derived
 from bgd.daemon.web.listening import open_sockets
-from bgd.daemon.web.live import event
 from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
@@ -35,7 +34,6 @@ MAX_CONNECTIONS = 256  # without streams
 MAX_STREAMS = 256  # one of each browser with open pages, and those of programs
 HEAD_SECONDS = 5.0  # from connecting to a complete head, however many bytes come meanwhile
 WRITE_SECONDS = 10.0  # for a slow reader to make room for more, and in the end to hang up
-GONE = "bgd was shut down. Once it runs again, type bgctl dashboard."
 HIGH_WATER = 64 * 1024  # bytes that wait for a slow reader before its answer pauses
 
 
@@ -99,11 +97,11 @@ class WebServer:
             self._servers.append(await serve(lambda: HttpConnection(self), sock=each, backlog=BACKLOG))
 
     def close(self) -> None:
-        """Accept no more connections, tell open pages so, and break off those that there are."""
+        """Accept no more connections, and break off those that there are; open pages try again."""
         for server in self._servers:
             server.close()
         for connection in [*self._answering, *self._streaming, *self._idle]:
-            connection.close()
+            connection.abort()
 
     # --- called by connections --------------------------------------------------------------------------
 
@@ -155,7 +153,6 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._farewell: Callable[[bytes], bytes] | None = None  # to open pages
         self._is_input_done = False  # whatever else comes is ignored
         self._is_begun = False  # a page may be sent in part
         self._is_answered = False  # the client may hang up
@@ -217,13 +214,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(self._exchange.begin(response))
             self._transport.close()
 
-    def close(self) -> None:
-        if self._farewell is None or self._task is None or self._transport.is_closing():
-            self._transport.abort()
-            return
-        self._transport.write(self._exchange.more(self._farewell(event({"gone": GONE}))))
-        self._transport.close()
-        self._task.cancel()  # do not wait for a slow reader
+    def abort(self) -> None:
+        self._transport.abort()
 
     # --- answering ------------------------------------------------------------------------------------
 
@@ -232,7 +224,6 @@ class HttpConnection(asyncio.Protocol):
             page = await answer(self._server.site, request, self._endpoints())
             if page.is_stream:
                 self._server.mark_streaming(self)
-                self._farewell = page.farewell
             await self._send(page, request)
         except RequestRefused as error:
             self._give_up(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from typing import Any
 
@@ -19,15 +19,11 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 
 class PageResponse(Struct, frozen=True):
-    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`.
-
-    `farewell` makes the last bytes of a stream of an event, when the daemon is shut down.
-    """
+    """What is sent to a browser. Without a body `chunks` yields it, for up to half an hour if `is_stream`."""
 
     response: HttpResponse
     chunks: AsyncGenerator[bytes, None] | None = None
     is_stream: bool = False
-    farewell: Callable[[bytes], bytes] | None = None
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -101,12 +97,10 @@ def encode_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
-def event_stream(
-    events: AsyncGenerator[bytes, None], farewell: Callable[[bytes], bytes] | None = None
-) -> PageResponse:
+def event_stream(events: AsyncGenerator[bytes, None]) -> PageResponse:
     """Return server-sent events."""
     head = HttpResponse(content_type=EVENT_STREAM, body=None)
-    return PageResponse(head, events, is_stream=True, farewell=farewell)
+    return PageResponse(head, events, is_stream=True)
 
 
 def render_part(template: str, values: dict[str, object]) -> str:

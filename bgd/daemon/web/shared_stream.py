@@ -31,7 +31,7 @@ async def open_shared(site: Site, request: HttpRequest, name: str) -> PageRespon
     """Return the events of all streams that are added under this name."""
     del request
     shared = SharedStream(site.tasks)
-    return event_stream(_events(site, name, shared), farewell=shared.seal_for_all)
+    return event_stream(_events(site, name, shared))
 
 
 async def _events(site: Site, name: str, shared: SharedStream) -> AsyncGenerator[bytes, None]:
@@ -74,7 +74,7 @@ class SharedStream:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._streams: dict[str, tuple[Seal, asyncio.Task[None]]] = {}  # by their nonces
+        self._streams: dict[str, asyncio.Task[None]] = {}  # by their nonces
         self._next: asyncio.Queue[tuple[Seal, bytes]] = asyncio.Queue(1)  # small: a slow browser holds up all
 
     @property
@@ -84,12 +84,12 @@ class SharedStream:
     def add(self, seal: Seal, events: AsyncGenerator[bytes, None]) -> None:
         """Send these events, until the stream is dropped; a new stream with its nonce takes its place."""
         self.drop(seal.nonce)
-        self._streams[seal.nonce] = seal, self._tasks.create_task(self._forward(seal, events))
+        self._streams[seal.nonce] = self._tasks.create_task(self._forward(seal, events))
 
     def drop(self, nonce: str) -> None:
         """End a stream, if there is such a one."""
         if found := self._streams.pop(nonce, None):
-            found[1].cancel()
+            found.cancel()
 
     def close(self) -> None:
         """End all streams."""
@@ -100,10 +100,6 @@ class SharedStream:
         """Return the next event of any stream. It is sealed last, because seals count what is sent."""
         seal, event = await self._next.get()
         return seal.put_on_event(event) if event else seal.end_of_events()
-
-    def seal_for_all(self, event: bytes) -> bytes:
-        """Return an event for each of the pages."""
-        return b"".join(seal.put_on_event(event) for seal, _ in self._streams.values())
 
     async def _forward(self, seal: Seal, events: AsyncGenerator[bytes, None]) -> None:
         try:

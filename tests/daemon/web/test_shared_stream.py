@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import re
 from contextlib import closing
 from types import SimpleNamespace
@@ -89,27 +87,6 @@ async def test_a_nonce_that_comes_again_takes_the_place_of_its_stream():
             pass
         assert (news, await heard(), ended) == ((ONE, "0"), (ONE, "null"), [True])
         await response.chunks.aclose()
-
-
-async def test_every_page_gets_the_farewell_with_its_own_seal():
-    async with asyncio.TaskGroup() as tasks:
-        site, response, heard = await opened(tasks)
-        await heard()
-        for nonce in (ONE, TWO):
-            await add_to_shared(site, Seal(nonce.encode(), nonce, NAME), numbers(5))
-        first = [await heard() for _ in range(2)]
-        said = response.farewell(event({"gone": "over"})).decode()
-        await response.chunks.aclose()
-
-    counts = {nonce: [nonce for nonce, _ in first].count(nonce) for nonce in (ONE, TWO)}
-    assert [found(r"id: (\w+) (\S+)", each).groups() for each in said.split("\n\n")[:-1]] == [
-        (nonce, seal_of(nonce, counts[nonce], '{"gone": "over"}')) for nonce in (ONE, TWO)
-    ]
-
-
-def seal_of(nonce, count, data):
-    sealed = f"{nonce}\n{count}\n{data}".encode()
-    return base64.b64encode(hmac.digest(nonce.encode(), sealed, "sha256")).decode()
 
 
 async def test_a_stream_needs_its_connection_and_a_connection_has_a_limit(monkeypatch):

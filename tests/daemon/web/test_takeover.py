@@ -17,7 +17,6 @@ import pytest
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, expect
 
-from bgd.daemon.web.connection import GONE
 from tests.daemon.web.browsing import Browser, configure_pages, held_secret
 from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_live import connections_of, wait_for_streams
@@ -317,29 +316,32 @@ def assert_clean(daemon: Daemon, context: BrowserContext) -> None:
 
 
 @needs_chromium
-def test_a_page_never_connects_again_after_bgd_was_shut_down(daemon, own_context):
-    port = Browser(daemon).port
+def test_a_hostile_server_gets_nothing_from_pages_that_try_again_after_bgd_was_shut_down(daemon, own_context):
+    browser = Browser(daemon)
     with daemon.client() as client:
-        job = client.submit(["/bin/sh", "-c", "echo out; sleep 1000"])
-        wait_until(lambda: job.refresh().state == "running")
-    tabs = [opened(own_context, daemon, path) for path in ("", f"/{job.id}", f"/{job.id}/1/view")]
+        job = client.submit(["/bin/true"], hold=True)
+    tabs = [opened(own_context, daemon, path) for path in ("", f"/{job.id}")]
+    for tab in tabs:
+        tab.evaluate("window.isSamePage = true")
     launcher = psutil.Process(launcher_of(daemon))
-    daemon.stop()  # which cancels the job first: the streams of its pages may have ended by then
-    expect(tabs[0].locator("#connection")).to_have_text(GONE)
-    is_left = "isGone || streams.size === 0"
-    wait_until(lambda: all(tab.evaluate(is_left) for tab in tabs))
+    daemon.stop()
     launcher.wait(DEADLINE)
 
-    with hostile_server(port) as hostile:
+    with hostile_server(browser.port) as hostile:
         for tab in tabs:
-            tab.evaluate("showConnection()")  # as a stream does that ends later
-            for _ in range(2):
-                tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-            tab.evaluate("fetch('/marker')")
-        wait_until(lambda: hostile.count("/marker") == len(tabs))
-        assert hostile.count("/live") + hostile.count("/shared/") == 0
-        expect(tabs[0].locator("#connection")).to_be_visible()
+            tab.bring_to_front()
+            wait_until(lambda: hostile.count("/shared/"))
+            expect(tab.locator("#connection")).to_be_visible()
+            assert tab.evaluate("window.isSamePage")
+            assert "owned" not in tab.content().lower()
+        requests = hostile.requests
+    assert {method for method, _, _ in requests} == {"GET"}
+    assert not [headers for _, _, headers in requests if "x-bgd-token" in map(str.lower, headers)]
+    stolen = next(headers["Cookie"] for _, _, headers in requests if "Cookie" in headers)
     daemon.start()
+    later = Browser(daemon)
+    later.cookie = stolen
+    assert (later.get("/job-logs").status, later.get("/job-logs", host=browser.host).status) == (401, 421)
 
 
 @needs_chromium

@@ -64,7 +64,7 @@ class Stream {
 }
 
 const streams = new Set();
-let isGone = false; // there is nothing to connect to any more
+let isGone = false; // what this page shows was removed
 const connection = document.getElementById("connection");
 
 function showConnection() {
@@ -78,7 +78,7 @@ async function explainLoss() {
   if (!isGone) connection.textContent = isOver ? connection.dataset.over : connection.dataset.lost;
 }
 
-// Never connect again: what answers next may be another server.
+// Never connect again: there is nothing to show any more.
 function leave(why) {
   isGone = true;
   for (const stream of streams) stream.end();
