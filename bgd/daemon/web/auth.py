@@ -214,6 +214,25 @@ class Authenticator:
         return uid is not None and may_connect(uid, self.uid)
 
 
+PATIENCE_SECONDS = 5.0  # after a click; see act.js
+
+
+def check_in_time(request: HttpRequest, now: float) -> None:
+    """Refuse a change that comes after its page has given up on it, because the daemon was away or busy.
+
+    The page counts from the time that the daemon told it, so their clocks may differ. A time that is too far
+    ahead is of an earlier boot.
+    """
+    if (until := request.headers.get("x-bgd-until")) is None:  # a program that does not mind
+        return
+    try:
+        is_in_time = now < float(until) <= now + PATIENCE_SECONDS
+    except ValueError:
+        raise bad_request(f"X-Bgd-Until: {until!r} must be a number of seconds.") from None
+    if not is_in_time:
+        raise RequestRefused(HTTPStatus.CONFLICT, "bgd got this too late, so nothing was done. Try again.")
+
+
 OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."
 MAX_USER = 100  # characters of a name that a proxy sends
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")

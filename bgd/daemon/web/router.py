@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
+from bgd import clock
 from bgd.daemon.web import (
     actions,
     batch_pages,
@@ -20,7 +21,7 @@ from bgd.daemon.web import (
     schedule_pages,
     search,
 )
-from bgd.daemon.web.auth import Endpoints
+from bgd.daemon.web.auth import Endpoints, check_in_time
 from bgd.daemon.web.live import LIVE
 from bgd.daemon.web.responses import PageResponse, compressed, error_response, html_response
 from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
@@ -78,6 +79,7 @@ async def _change(site: Site, request: HttpRequest, path: str, endpoints: Endpoi
     if (change := find(CHANGES, path)) is None:
         allowed = ("Allow", ", ".join(SAFE_METHODS))
         raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, "This can only be read: GET and HEAD.", allowed)
+    check_in_time(request, clock.elapsed())
     return await change(site, request, asked_by)
 
 
@@ -107,9 +109,9 @@ async def _root(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def _seal(site: Site, request: HttpRequest) -> PageResponse:
-    """Prove to a page that this is its daemon, before the page sends a secret."""
+    """Prove to a page that this is its daemon, before the page sends a secret, and tell it the time."""
     del site, request
-    return PageResponse(HttpResponse())
+    return PageResponse(HttpResponse(body=str(clock.elapsed()).encode()))
 
 
 async def _static(site: Site, request: HttpRequest, name: str) -> PageResponse:

@@ -21,36 +21,55 @@ function say(text, share) {
 
 notice.querySelector("button").addEventListener("click", () => (notice.hidden = true));
 
-// Ask the daemon once it has proved who it is: no other server may get the token.
-// Return the answer; if the daemon refuses or is silent, say so and return null.
+const PATIENCE = 5000; // milliseconds after a click in which the daemon may begin what it asks for
+
+// Ask the daemon once it has proved who it is: no other server may get the token. It tells its time, so that it can
+// refuse what arrives late. Return the answer; if it refuses or is silent, say so and return null.
 async function ask(path, method = "POST", headers = {}) {
+  const [until, patience] = [performance.now() + PATIENCE, AbortSignal.timeout(PATIENCE)];
+  let [lateness, isLate] = [0, false]; // a timer, once a change has been sent
+  notice.hidden = true;
   try {
-    if ((await sealedText(`${base}/job-logs/seal`)) === null) {
+    const now = await sealedText(`${base}/job-logs/seal`, {}, patience);
+    if (now === null) {
       say("Nothing was done: this page or its login is over. Type bgctl dashboard.");
       return null;
     }
-    const answer = await fetch(path, { method, headers: { "X-Bgd-Token": token(), Accept: "application/json", ...headers } });
-    if (answer.ok) return answer;
-    say((await answer.json()).error);
+    const rest = until - performance.now();
+    const own = { "X-Bgd-Token": token(), "X-Bgd-Until": Number(now) + rest / 1000, Accept: "application/json" };
+    if (method === "POST") {
+      lateness = setTimeout(() => {
+        isLate = true;
+        say("bgd does not answer. Wait: this page will say whether it was done.");
+      }, rest);
+    }
+    const answer = await fetch(path, { method, headers: { ...own, ...headers }, signal: lateness ? null : patience });
+    if (!answer.ok) say((await answer.json()).error);
+    else if (isLate) say("bgd answers again: it was done.");
+    return answer.ok ? answer : null;
   } catch {
-    say("bgd did not answer. Check the job before you try again.");
+    say(lateness ? "bgd did not answer. Check the job before you try again." : "bgd does not answer; nothing was done.");
+  } finally {
+    clearTimeout(lateness);
   }
   return null;
 }
 
-const asking = new WeakSet(); // buttons that wait for their answers: another click does nothing
+// Run the action of a button, which is busy until that is over: another click does nothing.
+async function whileBusy(button, action) {
+  if (button.ariaBusy) return;
+  button.ariaBusy = true;
+  await action(button).finally(() => (button.ariaBusy = null));
+}
 
 async function act(button) {
   const { verb, asks, question, value, path = `/job-logs/${document.body.dataset.job}/${verb}` } = button.dataset;
-  if (asking.has(button) || (asks && !confirm(asks))) return;
+  if (asks && !confirm(asks)) return;
   const wanted = question ? prompt(question, value) : "";
   if (wanted === null) return;
-  asking.add(button);
   const answer = await ask(`${base}${path}${question ? `?${new URLSearchParams({ value: wanted.trim() })}` : ""}`);
-  asking.delete(button);
   if (!answer) return;
   const { id } = await answer.json();
-  notice.hidden = true;
   if (verb === "remove") location.assign(`${base}/job-logs`);
   else if (id && !verb) {
     say("Queued: ");
@@ -73,7 +92,7 @@ async function copy(button) {
 
 document.addEventListener("click", (click) => { // of a double click only the first
   const button = click.target.closest("button[data-verb], button[data-path], button[data-copy]");
-  if (button && click.detail < 2) ("copy" in button.dataset ? copy : act)(button);
+  if (button && click.detail < 2) whileBusy(button, "copy" in button.dataset ? copy : act);
 });
 
 document.addEventListener("keydown", (press) => { // nor is a key that is held down another click

@@ -79,7 +79,12 @@ async function actOnMany(button) {
 async function showProgress(answer, label) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [] }];
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  const report = (more = "") => say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}${more}`, last.done / (last.of || 1));
+  const read = async () => {
+    const silence = setTimeout(report, PATIENCE, ". bgd does not answer. It goes on when it can; close this page to stop it.");
+    return reader.read().finally(() => clearTimeout(silence));
+  };
+  for (let part = await read(); !part.done; part = await read()) {
     const messages = (text + part.value).split("\n\n");
     text = messages.pop();
     for (const message of messages) {
@@ -87,22 +92,16 @@ async function showProgress(answer, label) {
       if (news.end) isOver = true;
       else last = news;
     }
-    say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}`, last.done / (last.of || 1));
+    report();
   }
   const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
   const ended = `${label}: ${jobs(last.done - last.refused, "")} done${refused}.`;
   say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of, "")}.`);
 }
 
-async function actOnce(button) { // another click does nothing until this one is answered
-  if (asking.has(button)) return;
-  asking.add(button);
-  await actOnMany(button).finally(() => asking.delete(button));
-}
-
 document.addEventListener("click", ({ target, shiftKey }) => {
   const button = target.closest("button");
-  if (button?.dataset.many) actOnce(button);
+  if (button?.dataset.many) whileBusy(button, actOnMany);
   else if (button?.id === "clear") {
     chosen.clear();
     showChosen();

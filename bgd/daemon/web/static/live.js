@@ -51,7 +51,7 @@ function morph(old, fresh) {
       if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
     for (const { name } of [...old.attributes]) {
-      if (!fresh.hasAttribute(name) && name !== "open" && name !== "tabindex") old.removeAttribute(name);
+      if (!fresh.hasAttribute(name) && !["open", "tabindex", "aria-busy"].includes(name)) old.removeAttribute(name);
     }
     const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
     after.forEach((node, index) => (index < before.length ? morph(before[index], node) : old.append(node)));

@@ -28,11 +28,13 @@ job.addEventListener("input", () => {
 // typed before this script had arrived, or brought back by the browser
 if ([...job.querySelectorAll("input, textarea")].some((field) => field.value !== field.defaultValue)) showWords();
 
-job.addEventListener("submit", async (sent) => {
+job.addEventListener("submit", (sent) => {
   if (sent.submitter?.name !== "submit") return; // the page is loaded again, as without script
   sent.preventDefault();
-  sent.submitter.disabled = true; // a second click submits nothing
-  const answer = await ask(`${base}/job-logs/submit`, "POST", typedFields());
-  if (answer) location.href = `${base}/job-logs/${(await answer.json()).id}`;
-  else sent.submitter.disabled = false;
+  whileBusy(sent.submitter, async () => {
+    const answer = await ask(`${base}/job-logs/submit`, "POST", typedFields());
+    if (!answer) return;
+    location.href = `${base}/job-logs/${(await answer.json()).id}`;
+    await new Promise(() => {}); // a click until the page of the job is here submits nothing
+  });
 });

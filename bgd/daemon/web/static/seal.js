@@ -38,9 +38,9 @@ class Seal {
 }
 
 // Return the text of an answer, or null if it is an error or not sealed.
-async function sealedText(address, headers = {}) {
+async function sealedText(address, headers = {}, signal = null) {
   const seal = new Seal();
-  const answer = await fetch(seal.addressOf(address), { headers: { Accept: "application/json", ...headers } });
+  const answer = await fetch(seal.addressOf(address), { headers: { Accept: "application/json", ...headers }, signal });
   const text = await answer.text();
   return answer.ok && (await seal.isOn(text, answer.headers.get("X-Bgd-Seal"))) ? text : null;
 }
