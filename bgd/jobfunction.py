@@ -205,13 +205,19 @@ class Background(Generic[P, R_co]):
         return class_spec(self._checked(args, kwargs), args, kwargs, self._options_of(args, kwargs), Caller())
 
     def _options_of(self, args: Sequence[object], kwargs: Mapping[str, object]) -> JobOptions:
-        """Return the options of a call; the key of its limit names the arguments as they are passed."""
-        if (limit := self._unchecked.get("limit")) is None:
+        """Return the options of a call; its keys name the arguments as they are passed."""
+        key, limit = self._unchecked.get("key"), self._unchecked.get("limit")
+        if key is None and limit is None:
             return self._unchecked
         from bgd.client.functions import key_as_passed  # noqa: PLC0415 - see `job`
 
-        key, places = (limit, 1) if isinstance(limit, str) else limit
-        return {**self._unchecked, "limit": (key_as_passed(self._function, key, args, kwargs), places)}
+        options = self._unchecked.copy()
+        if key is not None:
+            options["key"] = key_as_passed(self._function, key, args, kwargs)
+        if limit is not None:
+            name, places = (limit, 1) if isinstance(limit, str) else limit
+            options["limit"] = key_as_passed(self._function, name, args, kwargs), places
+        return options
 
     def _checked(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
         """Return the function's target; raises TypeError if the arguments do not fit."""

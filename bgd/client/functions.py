@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from bgd.core.spec import OPTIONS
-from bgd.core.target import ARGUMENT, PythonTarget, parse_target
+from bgd.core.target import PART, PythonTarget, parse_target
 from bgd.errors import Refused
 
 _MAIN = "__main__"
@@ -144,22 +145,32 @@ def as_bound(
 def key_as_passed(
     function: Callable[..., Any], template: str, args: Sequence[object], kwargs: Mapping[str, object]
 ) -> str:
-    """Rewrite {name} and {0} in the key of a limit as the call passes them: by name, position or default."""
+    """Rewrite {name} and {0} in a key as the call passes them: by name, position or default."""
     taken = _signature_of(function)
     parameters = [] if taken is None else list(taken.parameters.values())
     named = {each.name: number for number, each in enumerate(parameters)}
 
     def argument(match: re.Match[str]) -> str:
-        word = match[1]
+        if (word := match["name"]) is None:
+            return match[0]
         number = int(word) if word.isdecimal() else named.get(word, len(parameters))
         if number < len(args):
             return f"{{{number}}}"
         each = parameters[number] if number < len(parameters) else None
         if each is None or (each.name not in kwargs and each.default is each.empty):
             return match[0]
-        return f"{{{each.name}}}" if each.name in kwargs else str(each.default)
+        return f"{{{each.name}}}" if each.name in kwargs else _in_key(each.default)
 
-    return ARGUMENT.sub(argument, template)
+    return PART.sub(argument, template)
+
+
+def _in_key(value: object) -> str:
+    """Return a value in a key as text where it is not an argument: as `key_from` would put it there."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value)
+    except TypeError:
+        text = str(value)
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _qualified_name(function: Callable[..., Any]) -> str:

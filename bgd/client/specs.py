@@ -109,6 +109,21 @@ def class_spec(
         TypeError: an option is unknown, the target is not a string, JSON cannot represent an argument, or the
             arguments do not fit the target.
     """
+    spec = _class_spec(target, args, kwargs, options, caller)
+    if spec.key is None:
+        return spec
+    from bgd.core.target import key_from  # noqa: PLC0415 - few jobs have a key, and bgctl starts often
+
+    try:
+        return replace(spec, key=key_from(spec.key, spec.arguments))
+    except ValueError as error:
+        raise Refused(f"key {error}") from error
+
+
+def _class_spec(
+    target: str, args: Sequence[object], kwargs: Mapping[str, object], options: JobOptions, caller: Caller
+) -> JobSpec:
+    """Return what `class_spec` does, without arguments in its key."""
     check_names(options, _OPTIONS, "; arguments of the call go into args and kwargs")
     values = _given_values(options, caller, default_env="none")
     if values.pop("shell", False):
@@ -140,10 +155,15 @@ def check_options(options: JobOptions) -> None:
         Refused: a value is out of range or of the wrong type, or it is for commands.
         TypeError: an option is unknown.
     """
+    from bgd.core.target import problem_with_template  # noqa: PLC0415 - as above
+
     check_names(options, _OPTIONS)
-    spec = class_spec("module:function", (), {}, {**options, "check": False}, Caller())
+    spec = _class_spec("module:function", (), {}, {**options, "check": False}, Caller())
     if problem := limits.problem_with(spec):
         raise Refused(problem)
+    for option, key in ("key", spec.key), ("limit", spec.limit and spec.limit[0]):
+        if key and (problem := problem_with_template(key)):
+            raise Refused(f"{option} {problem}")
 
 
 def _example_for(target: object) -> str:

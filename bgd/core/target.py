@@ -270,12 +270,12 @@ decode_arguments = msgspec.json.Decoder(Arguments).decode
 def key_from(template: str, arguments: str | None) -> str:
     """Return a key with the arguments of a class job in place of {0} and {name}; `arguments`: JSON text.
 
-    A text stands as it is, any other value as its JSON.
+    A text stands as it is, any other value as its JSON. {{ and }} stand for braces.
 
     Raises:
         ValueError: it names an argument that the job does not have, or the key is too long.
     """
-    if not _BRACE.search(template):
+    if "{" not in template and "}" not in template:
         return template
     if problem := problem_with_template(template):
         raise ValueError(problem)
@@ -283,7 +283,11 @@ def key_from(template: str, arguments: str | None) -> str:
         given = decode_arguments(arguments or "{}")
     except msgspec.DecodeError as error:
         raise ValueError(f"{template!r}: the arguments of the job cannot be read: {error}") from error
-    key = ARGUMENT.sub(lambda match: _argument(template, match[1], given), template)
+
+    def text_of(part: re.Match[str]) -> str:
+        return part[0][0] if part["name"] is None else _argument(template, part["name"], given)
+
+    key = PART.sub(text_of, template)
     if not 1 <= len(key) <= MAX_NAME or not key.isprintable():
         raise ValueError(f"{template!r}: a key is printable text of 1 to {MAX_NAME} characters on a line")
     return key
@@ -304,9 +308,9 @@ def with_key(spec: JobSpec) -> JobSpec:
 
 
 def problem_with_template(template: str) -> str | None:
-    """Return what is wrong with the key of a class job's limit; None: nothing."""
-    if _BRACE.search(ARGUMENT.sub("", template)):
-        return f"{template!r}: write {{0}} or {{name}} for an argument"
+    """Return what is wrong with a key of a class job; None: nothing."""
+    if any(part[0] in "{}" for part in PART.finditer(template)):
+        return f"{template!r}: write {{0}} or {{name}} for an argument, and {{{{ or }}}} for a brace"
     return None
 
 
@@ -324,6 +328,5 @@ def _argument(template: str, name: str, given: Arguments) -> str:
     return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
 
 
-ARGUMENT = re.compile(r"\{(\w+)\}")
-"""An argument in the key of a limit, by its position or name."""
-_BRACE = re.compile(r"[{}]")
+PART = re.compile(r"\{(?P<name>\w+)\}|\{\{|\}\}|[{}]")
+"""An argument in a key of a class job, by its position or name; a brace, written twice; or a mistake."""

@@ -291,6 +291,7 @@ ARGUMENTS = '{"args": [9, "a b", [1,2]], "kwargs": {"order": 1234567890123456789
         ("{1}/{order}", "a b/12345678901234567890123"),
         ("{2}", "[1,2]"),
         ("{shop}", "s{0}"),
+        ("{{0}}/{{{0}}}", "{0}/{9}"),
     ],
 )
 def test_a_key_has_arguments_in_it(template, key):
@@ -303,7 +304,8 @@ def test_a_key_has_arguments_in_it(template, key):
         ("{3}", ARGUMENTS, "'{3}': the job has no argument 3 by position"),
         ("{name}", ARGUMENTS, "'{name}': the job has no argument name by name"),
         ("{0}", None, "no argument 0 by position"),
-        ("{0.id}", ARGUMENTS, "'{0.id}': write {0} or {name} for an argument"),
+        ("{0.id}", ARGUMENTS, "'{0.id}': write {0} or {name} for an argument, and {{ or }} for a brace"),
+        ("{{0}", ARGUMENTS, "write {0} or {name}"),
         ("a}", ARGUMENTS, "write {0} or {name}"),
         ("{0}", '{"args": 1}', "the arguments of the job cannot be read"),
         ("{0}", '{"args": ["' + 201 * "x" + '"]}', "a key is printable text of 1 to 200 characters"),

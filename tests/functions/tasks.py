@@ -23,6 +23,11 @@ def send(address: str, *, copies: int = 1) -> str:
     return f"{copies} for {address}"
 
 
+@bgd.job
+def copy(path: str, whole: bool | None = True, mode: str = "{0}") -> None:  # noqa: FBT001, FBT002 - a default
+    raise NotImplementedError(path, whole, mode)
+
+
 @bgd.job(retries=0)
 def echo(value: object) -> object:
     return value

@@ -86,6 +86,7 @@ def test_options_of_the_decorator_can_be_changed():
         ("to {address}", "to ada"),
         (("{0}/{copies}", 2), "ada/1"),
         ("letters", "letters"),
+        ("{{{address}}}", "{ada}"),
     ],
 )
 def test_a_limit_names_arguments_however_they_are_passed(template, key):
@@ -96,6 +97,57 @@ def test_a_limit_names_arguments_however_they_are_passed(template, key):
     assert [job.limit for job in jobs] == [(key, places)] * 3
     for job in jobs:
         job.cancel()
+
+
+def test_a_key_names_arguments_however_they_are_passed():
+    unique = tasks.send.options(key="to {address}, {copies} {{times}}", hold=True)
+    first, *others = [unique.submit("ada"), unique.submit(address="ada"), unique.submit("ada", copies=1)]
+    bob = unique.submit("bob")
+
+    assert first.key == "to ada, 1 {times}"
+    assert {job.id for job in others} == {first.id}
+    assert (bob.id, bob.key) == (first.id + 1, "to bob, 1 {times}")
+    assert unique.spec("ada").key == first.key
+    first.cancel()
+    bob.cancel()
+
+
+def test_a_default_is_in_a_key_as_if_it_was_passed():
+    unique = tasks.copy.options(key="{whole} {mode}")
+
+    assert unique.spec("a").key == unique.spec("a", True, mode="{0}").key == "true {0}"
+    assert unique.spec("a", None).key == "null {0}"
+
+
+@pytest.mark.parametrize("option", ["key", "limit"])
+@pytest.mark.parametrize("template", ["u:{", "u:{0.id}", "u:{}", "u:}"])
+def test_braces_that_stand_for_no_argument_are_refused_where_they_are_written(option, template):
+    problem = f"{option} {template!r}: write {{0}} or {{name}} for an argument, and {{{{ or }}}} for a brace"
+    with pytest.raises(Refused) as refused:
+        bgd.job(**{option: template})
+    assert str(refused.value) == problem
+    with pytest.raises(Refused, match=option):
+        tasks.add.options(**{option: template})
+
+
+def test_calls_by_the_name_of_a_target_have_arguments_in_their_key():
+    target, key = "tests.functions.tasks:add", "n:{0}"
+    items = [{"target": target, "args": [number], "key": key, "hold": True} for number in (1, 2)]
+    with Client() as client:
+        first, second = client.submit_many(items)
+        again = client.call(target, [1], key=key)
+        with pytest.raises(Refused, match=r"key 'n:\{7\}': the job has no argument 7 by position"):
+            client.call(target, [1], key="n:{7}")
+
+        assert (first.key, second.key, again.id) == ("n:1", "n:2", first.id)
+        client.cancel([first, second])
+
+
+def test_braces_in_the_key_of_a_command_mean_nothing(served):
+    job = served.submit("--key", "{0} {", "--hold", "true")
+
+    assert served.shown(job)["key"] == "{0} {"
+    served.bgctl("cancel", job)
 
 
 def test_a_limit_with_an_argument_that_a_function_does_not_have_is_refused():
