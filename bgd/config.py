@@ -204,6 +204,16 @@ class HttpConfig(Struct, frozen=True, kw_only=True):
     """The bearer token of /metrics; if it is empty, /metrics is not served."""
     user_header: str = key(values.header_name, "")
     """The header in which a proxy names its user; empty: no header names the user."""
+    host: tuple[str, ...] = key(values.texts_without(values.problem_with_host), ())
+    """The names by which browsers reach a proxy on a Unix socket."""
+
+    @property
+    def serves_any_host(self) -> bool:
+        """Whether a Unix socket serves every name: a stranger's name has no cookie, so it shows nothing.
+
+        Where there are no cookies, only names that are listed are safe from DNS rebinding.
+        """
+        return not self.host and not self.user_header and self.auth is Auth.TOKEN
 
 
 class SecurityConfig(Struct, frozen=True, kw_only=True):
@@ -390,10 +400,12 @@ def _config(found: Mapping[str, Setting], places: DaemonPaths, source: str | Non
     ports = 1 if places is SYSTEM_PATHS else PORTS  # a proxy in front of the machine's pages knows one port
     daemon, places = _daemon(found, places)
     http = _section(found, "http", HttpConfig, ports=ports)
-    if http.user_header and isinstance(http.listen, TcpAddress):
-        raise found["http.user_header"].problem(
-            'needs [http] listen = "unix:/path": to a port, every program of this machine can send headers'
-        )
+    for name in ("user_header", "host"):
+        if getattr(http, name) and isinstance(http.listen, TcpAddress):
+            raise found[f"http.{name}"].problem(
+                'needs [http] listen = "unix:/path": a port has a name of its own, and every program of this'
+                " machine can send headers to it"
+            )
     executors = dict(_executors(found, daemon.state_dir))
     retry = RetryPolicy(**read_section(found, "retry", _RETRY))
     of_commands = read_section(found, "retry.commands", _RETRY, **{**asdict(retry), "retries": 0})

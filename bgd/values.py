@@ -477,6 +477,17 @@ def problem_with_variable(name: str) -> str | None:
     return f"{name!r} is not the name of a variable: it is not empty and holds no '=' or NUL"
 
 
+def problem_with_host(name: str) -> str | None:
+    """Return why no browser asks for this host, or None."""
+    if re.fullmatch(HOST, name):
+        return None
+    return f'{name!r} must be a name without scheme and port, as browsers send it, such as "jobs.example.org"'
+
+
+# A name, in ASCII as browsers send it, or an address
+HOST = r"(?!-)[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]"
+
+
 def problem_with_module(name: str) -> str | None:
     """Return why this is not the name of a module, or None."""
     return None if is_module(name) else f"{name!r} must be a module, for example package.module"

@@ -824,6 +824,17 @@ def test_pages_are_on_a_local_port_on_a_socket_or_nowhere(written, text, address
         ("http.metrics_token = 'with a space in it'", ["http.metrics_token", "16 to 200"]),
         ("http.metrics_token = '" + "a" * 201 + "'", ["http.metrics_token", "16 to 200"]),
         ("http.user_header = 'X-Remote-User'", ["http.user_header", 'needs [http] listen = "unix:/path"']),
+        ("http.host = ['jobs.example.org']", ["http.host", 'needs [http] listen = "unix:/path"']),
+        *(
+            (f"http.host = ['{host}']", ["http.host", "without scheme and port", '"jobs.example.org"'])
+            for host in (
+                "jobs.example.org:443",
+                "https://jobs.example.org",
+                "*.example.org",
+                "",
+                "bücher.example",
+            )
+        ),
         ("http.user_header = 'X Remote User'", ["http.user_header", 'such as "X-Remote-User"']),
         ("http.user_header = 'X_Remote_User'", ["http.user_header", 'such as "X-Remote-User"']),
         ("http.user_header = 'Authorization'", ["http.user_header", 'such as "X-Remote-User"']),

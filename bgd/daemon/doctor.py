@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd import clock
-from bgd.config import Config
+from bgd.config import Config, HttpConfig
 from bgd.daemon.backups import Backups, backups_in, open_to_others
 from bgd.daemon.cluster_doctor import check_cluster
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
@@ -36,6 +36,7 @@ from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
 from bgd.startup import check_system_calls, file_size_limit
 from bgd.units import format_duration, format_size
+from bgd.values import UnixAddress
 from bgd.wire.launching import LAUNCHING_PROTOCOL, ballast_on
 from bgd.wire.views import Finding, Level
 
@@ -87,6 +88,7 @@ def _checks(config: Config) -> list[_Check]:
             if config.resources
             else []
         ),
+        _Check("pages", _OWN, partial(check_pages, config.http)),
         _Check("database", _OWN, partial(check_database, config)),
         _Check("backups", config.backup.folder, partial(check_backups, config)),
         *(
@@ -357,6 +359,16 @@ def check_resources(resources: Mapping[str, tuple[str, ...]]) -> Finding:
 
 _CARDS = ("gpu", "cuda", "card")  # names of resources that are cards
 _MOST_CARDS = 8  # in a message
+
+
+def check_pages(http: HttpConfig) -> Finding:
+    """Warn of pages that a proxy reaches only as localhost."""
+    if not isinstance(http.listen, UnixAddress) or http.host or http.serves_any_host:
+        return ok(str(http.listen or "none"))
+    return warning(
+        f"{http.listen} is served only as localhost, because browsers need no login of bgd there",
+        'list the names of your proxy, for example [http] host = ["jobs.example.org"]',
+    )
 
 
 def _check_socket(path: str) -> Finding:

@@ -87,6 +87,7 @@ async def serve(config: Config, context: StartupContext) -> None:
         "open files": doctor.check_open_files(most_slots(config)),
         "file size": doctor.check_file_size(),
         "resources": doctor.check_resources(config.resources),
+        "pages": doctor.check_pages(config.http),
     }
     for subject, finding in findings.items():
         if finding.level is not Level.OK:

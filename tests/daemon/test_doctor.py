@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 import bgd
 from bgctl.daemon import doctor_command
+from bgd.config import load
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
 from bgd.daemon.foreign import ForeignFolders
@@ -289,6 +290,24 @@ def test_cards_that_were_counted_from_1_are_a_warning(resources, level, words):
 
     assert finding.level is level
     assert words in (finding.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "words"),
+    [
+        ("", Level.OK, "unix:/run/bgd/http.sock"),
+        ('auth = "none"\nhost = ["jobs.example.org"]', Level.OK, "unix:/run/bgd/http.sock"),
+        ('auth = "none"', Level.WARNING, "served only as localhost"),
+        ('user_header = "X-Remote-User"', Level.WARNING, "served only as localhost"),
+    ],
+)
+def test_pages_that_a_proxy_reaches_only_as_localhost_are_a_warning(tmp_path, settings, level, words):
+    file = tmp_path / "bgd.toml"
+    file.write_text(f'[http]\nlisten = "unix:/run/bgd/http.sock"\n{settings}\n')
+    finding = doctor.check_pages(load(str(file), environ={}).http)
+
+    assert finding.level is level
+    assert words in finding.message
 
 
 def test_a_number_of_cards_is_a_warning_in_the_log_and_of_doctor(home):

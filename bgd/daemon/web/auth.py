@@ -28,7 +28,7 @@ from bgd.daemon.access import may_connect, user_name
 from bgd.daemon.folder import replace_file
 from bgd.daemon.web.listening import LOOPBACK
 from bgd.daemon.web.responses import NOT_LOGGED_IN
-from bgd.values import Address, TcpAddress, UnixAddress
+from bgd.values import HOST, Address, TcpAddress, UnixAddress
 from bgd.wire.http import HttpRequest, RequestRefused, bad_request
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Authenticator:
         if isinstance(address, TcpAddress) and address.host in LOOPBACK:  # where browsers look for .localhost
             self._own_host = f"bgd-{derived(secret, 'name').hex()[:20]}.localhost:{address.port}"
         self._auth = http.auth
+        self._hosts = None if http.serves_any_host else {*map(str.lower, http.host), *_LOOPBACK_NAMES}
         self.base = http.base
         self.uid = uid
         self._sessions = sessions
@@ -113,13 +114,13 @@ class Authenticator:
             case TcpAddress(port=port):
                 names = (f"{name}:{port}" for name in _LOOPBACK_NAMES)
                 is_ours = host in {str(self._address), self._own_host, *names}
+                remedy = "type `bgctl dashboard` for the address of the pages"
             case UnixAddress():
-                is_ours = _HOST.fullmatch(host) is not None
+                name = _HOST.fullmatch(host)
+                is_ours = name is not None and (self._hosts is None or name[1] in self._hosts)
+                remedy = "if browsers reach your proxy by this name, add it to [http] host"
         if not is_ours:
-            raise RequestRefused(
-                HTTPStatus.MISDIRECTED_REQUEST,
-                "this host is not served here: type `bgctl dashboard` for the address of the pages",
-            )
+            raise RequestRefused(HTTPStatus.MISDIRECTED_REQUEST, f"this host is not served here: {remedy}")
 
     def check_name(self, request: HttpRequest) -> None:
         """Refuse to show pages under another name of this machine: any user may have served pages under that.
@@ -235,7 +236,7 @@ def check_in_time(request: HttpRequest, now: float) -> None:
 
 OTHER_NAME = "The log page has a name of its own, which is not the one in this address: see bgctl info."
 MAX_USER = 100  # characters of a name that a proxy sends
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,255}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?")
+_HOST = re.compile(f"({HOST})(:[0-9]{{1,5}})?")
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 

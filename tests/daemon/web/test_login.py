@@ -139,6 +139,43 @@ def test_behind_a_unix_socket_only_the_login_counts(machine):
     assert cookie.endswith("; SameSite=Strict; Secure")
 
 
+@pytest.mark.parametrize(
+    ("settings", "strangers"),
+    [
+        ("", 401),  # it has no cookie
+        ('host = ["Jobs.example.org", "10.0.0.7", "[fd00::7]"]', 421),
+        ('auth = "none"', 421),
+        ('user_header = "X-Remote-User"', 421),
+        ('auth = "none"\nhost = ["jobs.example.org", "10.0.0.7", "[fd00::7]"]', 421),
+    ],
+)
+def test_a_strangers_name_for_the_address_of_a_proxy_shows_nothing(machine, settings, strangers):
+    """DNS rebinding: a page of that name in a browser that reaches the proxy asks for jobs."""
+    configure_pages(machine, f"unix:{machine.folder}/http.sock", settings)
+    machine.start()
+    browser = Browser(machine)
+    user = "X-Remote-User: alice"
+    statuses = {host: browser.get("/job-logs", user, host=host).status for host in STRANGE_HOSTS}
+    own = {host: browser.get("/job-logs", user, host=host).status for host in OWN_HOSTS}
+
+    assert set(statuses.values()) == {strangers}
+    assert (browser.get("/healthz", host="evil.example").status == 421) == (strangers == 421)
+    assert set(own.values()) == {401 if "auth" not in settings and "header" not in settings else 200}
+    if "host" in settings:
+        assert browser.get("/job-logs", user, host="JOBS.example.org:8443").status in own.values()
+        assert browser.log_in().get("/job-logs", host="jobs.example.org").status == 200
+    elif strangers == 421:
+        refused = browser.get("/job-logs", user, host="jobs.example.org")
+        assert (refused.status, "add it to [http] host" in refused.text) == (421, True)
+
+
+STRANGE_HOSTS = (
+    *("evil.example", "evil.example:8643", "jobs.example.org.", "jobs.example.org.evil.example", "[fd00::8]"),
+    *("xjobs.example.org", "localhost.evil.example", "localhost.", "10.0.0.70", "127.0.0.2", "0.0.0.0"),
+)
+OWN_HOSTS = ("localhost", "localhost:8643", "127.0.0.1", "[::1]:8643")
+
+
 @needs_root
 def test_without_login_only_the_own_user_may_read_and_other_names_lead_to_that_of_the_pages(machine):
     configure_pages(machine, "127.0.0.1:0", 'auth = "none"')
