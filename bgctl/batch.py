@@ -310,12 +310,14 @@ class Batch:
         self._obstacle: str | None = None
         self._ends: Ends | None = None
         self._retry_failed = self._has_other_command = False
+        self._is_read = False  # all lines
         self._placed = self._resumed_after = 0
 
     def follow(self, daemon: Client, halt: Halt | None, *, retry_failed: bool) -> None:
         """Make `run` wait for the jobs as well, and halt them if requested."""
         self._retry_failed = retry_failed
-        self._ends = ends = Ends(daemon, self._log, halt, self._source.stop, self._report_end)
+        reopen = partial(self._close, reopen=True)
+        self._ends = ends = Ends(daemon, self._log, halt, self._source.stop, reopen, self._report_end)
         if self._log is not None:
             self._resume(daemon, self._log, ends)
         ends.start()
@@ -363,7 +365,7 @@ class Batch:
 
     def run(self, portions: Iterator[Portion | None]) -> int:
         """Queue and follow all; return the exit code."""
-        portions = takewhile(lambda _: not self._is_halted, portions)
+        portions = takewhile(lambda _: not self._is_halted, self._to_the_end(portions))
         try:
             with self._bar:
                 for taken in iterate(self._sender.send(portions)):
@@ -371,12 +373,14 @@ class Batch:
                     self._bar.queued(self._jobs)
                 self._ids.end()
                 if not self._is_halted:
-                    run(self._sender.close())
+                    self._close()
                 self._say_what_is_odd()
                 if self._ends is not None:
                     self._bar.wait()
                     self._ends.add_no_more()
                     self._ends.is_done.wait()
+                    if self._ends.is_halted and not self._waits_to_be_resumed(self._ends):
+                        self._close()
         except KeyboardInterrupt:
             with suppress(BgdError):  # then it is unknown, and the message says less
                 for taken in iterate(self._sender.known(close=True)):
@@ -391,6 +395,17 @@ class Batch:
                 raise  # --resume would meet it again
             raise type(error)(f"{error}; {self.how_far()}") from error
         return 0 if self._ends is None else self._code_of(self._ends)
+
+    def _to_the_end(self, portions: Iterator[Portion | None]) -> Iterator[Portion | None]:
+        yield from portions
+        self._is_read = not self._source.is_cut
+
+    def _close(self, *, reopen: bool = False) -> None:
+        run(self._sender.close(reopen=reopen))
+
+    def _waits_to_be_resumed(self, ends: Ends) -> bool:
+        """Return whether a line of a halted batch has not run: then the batch stays open."""
+        return not self._is_read or ends.counts[Standing.UNSTARTED] > 0 or ends.error is not None
 
     @property
     def _is_halted(self) -> bool:
@@ -426,8 +441,7 @@ class Batch:
         if ends.error is not None:
             raise type(ends.error)(f"{ends.error}; {self.how_far()}")
         if ends.is_halted:
-            rest = "" if self._log is None else "; --resume runs what has not"
-            say(f"halted: no line after {self._sender.last % ROUND} was queued{rest}")
+            say(f"halted: no line after {self._sender.last % ROUND} was queued{self._what_waits(ends)}")
         failed, unstarted, lost = (
             ends.counts[each] for each in (Standing.FAILED, Standing.UNSTARTED, Standing.LOST)
         )
@@ -444,6 +458,13 @@ class Batch:
             say(f"{lost} of {jobs} deleted, outcome unknown")
         has_problem = self._log is not None and self._log.finish() is not None
         return FAILED if failed or unstarted or lost or has_problem else 0
+
+    def _what_waits(self, ends: Ends) -> str:
+        """Say how to continue or close a halted batch that stays open."""
+        if not self._waits_to_be_resumed(ends):
+            return ""
+        how = f"`bgctl batch cancel {self._sender.object}` closes the batch"
+        return f"; {how if self._log is None else '--resume runs what has not'}"
 
     def how_far(self) -> str:
         """Say which lines are queued, and how to continue."""

@@ -66,6 +66,7 @@ class Ends:
         log: the log to write; None: none.
         halt: when to halt the batch; None: never.
         stop_reading: called when the batch is halted; ends the reading of lines.
+        reopen: called before jobs of a halted batch are cancelled, so that it does not end with them.
         report: called with each line whose job has ended, and the job.
 
     Attributes:
@@ -81,12 +82,14 @@ class Ends:
         log: JobLog | None,
         halt: Halt | None,
         stop_reading: Callable[[], object],
+        reopen: Callable[[], object],
         report: Callable[[int, Job], object],
     ) -> None:
         self._daemon = daemon
         self._log = log
         self._halt = halt
         self._stop_reading = stop_reading
+        self._reopen = reopen
         self._report = report
         self._news: SimpleQueue[Callable[[], object]] = SimpleQueue()  # what the second thread has to do
         self._lines = LinesOfJobs()
@@ -239,9 +242,12 @@ class Ends:
                 self.count(line, Standing.LOST)
 
     def _cancel_rest(self) -> None:
-        """Cancel waiting jobs, and with `now` also running ones."""
+        """Cancel waiting jobs, and with `now` also running ones; their lines wait until they are resumed."""
+        rest = list(self._unfinished_jobs())
+        if rest:
+            self._patiently(self._reopen)
         cancel = self._daemon.cancel if self._halt and self._halt.now else self._daemon.cancel_waiting
-        for chunk in portions(list(self._unfinished_jobs())):
+        for chunk in portions(rest):
             self._patiently(partial(cancel, chunk))
 
     def _patiently(self, ask: Callable[[], R]) -> R:

@@ -36,7 +36,7 @@ BgdError."""
 class Source:
     """The file or pipe that lines come from, each with `end` behind it.
 
-    `size`: its bytes, None if that is not known; `read`: those read so far.
+    `size`: its bytes, None if that is not known; `read`: those read so far. `is_cut`: `stop` ended it.
     """
 
     def __init__(self, descriptor: int, end: bytes = b"\n") -> None:
@@ -46,6 +46,7 @@ class Source:
         status = os.fstat(descriptor)
         self.size = status.st_size or None
         self.read = 0
+        self.is_cut = False
 
     def stop(self) -> None:
         """Stop reading, even while waiting for lines."""
@@ -82,6 +83,7 @@ class Source:
             yield []
             ready = poller.poll()
         if any(descriptor == self._stopped for descriptor, _ in ready):
+            self.is_cut = True
             return b""
         try:
             chunk = os.read(self._descriptor, READ_BYTES)

@@ -25,6 +25,7 @@ from bgctl.exit_codes import exit_code_of_job
 from bgd import Client, Job, NoSuchJob, Outcome, Refused, State
 from bgd.client.portions import lines_and_jobs, new_batch
 from bgd.client.session import portions
+from bgd.core.job import CANCELLED_BEFORE_START
 from bgd.wire.replies import Run, runs_of
 from bgd.wire.requests import MAX_LIST
 
@@ -57,7 +58,7 @@ def standing_of(job: Job) -> Standing:
     match job.state:
         case State.SUCCEEDED:
             return Standing.SUCCEEDED
-        case State.CANCELLED if job.attempt == 0:
+        case State.CANCELLED if job.attempt == 0 or job.reason == CANCELLED_BEFORE_START:
             return Standing.UNSTARTED
         case State.FAILED | State.CANCELLED:
             return Standing.FAILED

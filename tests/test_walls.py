@@ -137,8 +137,8 @@ ROOMS = {
     "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.filters bgd.core.retry.exit_code_of bgd.core.spec"
-    " bgd.core.job.VERBS bgd.errors bgd.escape bgd.brief bgd.formatting bgd.streams"
-    " bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
+    " bgd.core.job.CANCELLED_BEFORE_START bgd.core.job.VERBS bgd.errors bgd.escape bgd.brief bgd.formatting"
+    " bgd.streams bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one

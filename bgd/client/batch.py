@@ -111,10 +111,11 @@ class BatchSender:
                 self.last = reply.runs[-1][0] + reply.runs[-1][2] - 1
                 yield Taken(reply.runs)
 
-    async def close(self) -> None:
-        """Say that no more lines come, so that the batch can end."""
+    async def close(self, *, reopen: bool = False) -> None:
+        """Say that no more lines come, so that the batch can end; with `reopen` that they may after all."""
         if self.object is not None:
-            await self._channel.ask(CloseBatch(UNNUMBERED, self.object), BatchesPart, repeatable=True)
+            request = CloseBatch(UNNUMBERED, self.object, reopen=reopen)
+            await self._channel.ask(request, BatchesPart, repeatable=True)
 
     async def _send_over(
         self, connection: Connection | InlineConnection, source: Iterator[Portion | None]

@@ -27,6 +27,7 @@ class State(StrEnum):
 
 
 WAITING = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED})  # may be held and edited
+CANCELLED_BEFORE_START = "cancelled before it started"  # the reason of a job none of whose attempts has begun
 ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 

@@ -14,6 +14,7 @@ from bgd.core.batches import Batches, BatchId
 from bgd.core.explain import OF_MACHINE, Cause, Reason, holders_in_words
 from bgd.core.job import (
     ACTIVE,
+    CANCELLED_BEFORE_START,
     FINAL,
     MOVES,
     UNSEEN,
@@ -39,7 +40,6 @@ NOTE = "note"
 AFTER_NEW = -1  # priority of a retried notification: new ones for its target come first
 
 EXPIRED = "expired: it could not start in time"
-CANCELLED_BEFORE_START = "cancelled before it started"
 CANCELLED_BEFORE_NEXT_ATTEMPT = "cancelled before it ran again"
 SKIPPED = "skipped: "
 REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NEXT_ATTEMPT})  # of `cancel`
@@ -368,8 +368,7 @@ class Scheduler:
         if job.state is State.RUNNING:
             job = self._stop(job, now, making_way=False)
         else:
-            reason = CANCELLED_BEFORE_NEXT_ATTEMPT if job.attempt else CANCELLED_BEFORE_START
-            job = self._move(job, Move.CANCEL, now, reason)
+            job = self._move(job, Move.CANCEL, now, _reason_of_cancel(job.attempt))
         self._settle(now)
         return job.state
 
@@ -396,7 +395,7 @@ class Scheduler:
             self._effects.append(CommandAttempt(job))
         return job.state
 
-    def ended(
+    def ended(  # noqa: PLR0913 - all about one end
         self,
         job_id: JobId,
         attempt: int,
@@ -406,15 +405,19 @@ class Scheduler:
         decision: Decision | None = None,
         *,
         seconds: float | None = None,
+        has_begun: bool = True,
     ) -> bool:
         """Record the end of an attempt. Return False, without effects, if that attempt is not active.
 
-        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `seconds`: how long it ran.
+        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `seconds`: how long it ran;
+        `has_begun`: whether it may have run.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
         move, reason = move_after_end(job, outcome, code, decision)
+        if move is Move.CANCEL and not has_begun:
+            reason = _reason_of_cancel(attempt - 1)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self.table.queues.now = now.elapsed
@@ -596,6 +599,11 @@ class Scheduler:
         if job.state not in WAITING:
             raise KeyError(job_id)
         return job
+
+
+def _reason_of_cancel(attempts: int) -> str:
+    """Return why a job is cancelled that does not run: `attempts` of it have begun."""
+    return CANCELLED_BEFORE_NEXT_ATTEMPT if attempts else CANCELLED_BEFORE_START
 
 
 _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}

@@ -151,7 +151,6 @@ class BatchActions:
             _check_not_cancelled(batch)  # again: it may have been cancelled since then
             if batch.id not in known.open:
                 known.put(batch)
-                known.change(batch, is_whole=False)
         else:
             follow_ups = _follow_ups(new)
             batch = Batch(
@@ -164,12 +163,11 @@ class BatchActions:
             )
             known.put(batch)
             self._supervisor.transaction.new_batches[batch.id] = follow_ups
-        if new.is_whole:
-            known.change(batch, is_whole=True)
+        known.change(batch, is_whole=new.is_whole)  # more lines may follow one that was whole
         return batch.id
 
     async def close(self, request: CloseBatch, uid: int | None = None) -> BatchView:
-        """Close a batch to its client, or with `cancel` to everyone; return it once that is on disk.
+        """Close a batch to its client, with `cancel` to all, or reopen it; return it once that is on disk.
 
         `uid` None: a page asks, and pages act on the jobs of all users.
 
@@ -181,7 +179,10 @@ class BatchActions:
         if batch is not None:
             if uid is not None:
                 _check_owner(batch, uid)
-            known.change(batch, is_whole=True, is_cancelled=request.cancel or batch.is_cancelled)
+            if not request.reopen:
+                known.change(batch, is_whole=True, is_cancelled=request.cancel or batch.is_cancelled)
+            elif not (batch.has_ended or batch.is_cancelled):
+                known.change(batch, is_whole=False)
         [view] = await self.views(GetBatches(id=0, batch=request.batch))
         return view
 

@@ -20,7 +20,7 @@ from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
-from bgd.core.job import FINAL, Job, JobId, Now, State
+from bgd.core.job import FINAL, Job, JobId, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, CommandAttempt, SaveJob, Scheduler, StartAttempt
@@ -552,7 +552,8 @@ class Supervisor:
             return
         end = apply_exception_rules(end, job.policy)
         how = end.outcome, now(), exit_code_of(end.outcome, end.exit_code, end.signal), end.decision
-        if self.scheduler.ended(end.job, end.attempt, *how, seconds=end.run_seconds):
+        has_begun = end.started_at is not None or end.outcome is not Outcome.CANCELLED
+        if self.scheduler.ended(end.job, end.attempt, *how, seconds=end.run_seconds, has_begun=has_begun):
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]

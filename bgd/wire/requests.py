@@ -167,11 +167,13 @@ class GetBatches(Request, frozen=True, tag="batches", kw_only=True, omit_default
 class CloseBatch(Request, frozen=True, tag="close_batch", omit_defaults=True):
     """-> BatchesPart, on disk. The client adds no more jobs, so the batch ends when all its jobs have ended.
 
-    `cancel`: its jobs cannot add any either. To cancel its jobs, send Cancel after this.
+    `cancel`: its jobs cannot add any either. To cancel its jobs, send Cancel after this. `reopen`: the client
+    may add jobs after all, so the batch stays open; it does nothing to one that has ended or was cancelled.
     """
 
     batch: JobNumber
     cancel: bool = False
+    reopen: bool = False
 
 
 class List(Request, frozen=True, tag="list", kw_only=True, omit_defaults=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
@@ -244,7 +246,8 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
         "sh -c 'until [ -e go ]; do sleep 0.02; done; echo 2 >> tries'\n"
         "sh -c 'echo 3 >> tries'\n"
     )
-    command = ["batch", "--joblog", "halt.log", "-q", "one", "-t", "halted", "halt.lines"]
+    follow_ups = ["--name", "halted", "--finally", "cp tries all-tries"]
+    command = ["batch", "--joblog", "halt.log", "-q", "one", "-t", "halted", *follow_ups, "halt.lines"]
     with subprocess.Popen(
         [sys.executable, "-m", "bgctl", *command, "--halt", "soon,fail=1"],
         env=daemon.env,
@@ -264,6 +267,7 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
         "bgctl: 1 of 3 jobs cancelled before they started\n"
     )
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
+    assert "(not started)" in daemon.bgctl("batch", "show", "halted").stdout
     resumed = daemon.bgctl(*command, "--resume")
     assert (resumed.returncode, resumed.stderr) == (
         1,
@@ -271,6 +275,50 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
     )
     assert (daemon.folder / "tries").read_text() == "1\n2\n3\n"
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2", "3"]
+    wait_until((daemon.folder / "all-tries").exists)
+    assert (daemon.folder / "all-tries").read_text() == "1\n2\n3\n"
+
+
+def test_a_batch_that_is_halted_when_every_line_has_run_ends(daemon):
+    done = daemon.bgctl("batch", "--name", "over", "--halt", "soon,fail=1", "--", "false", ":::", "a")
+
+    assert done.stderr.splitlines()[0] == "bgctl: halted: no line after 1 was queued"
+    assert daemon.bgctl("batch", "wait", "over", "--timeout", "5s").returncode == 1
+
+
+def test_resume_runs_what_now_cancelled_before_it_began(daemon):
+    """A job that waits for the writer of its input holds a slot, and no process of it runs."""
+    os.mkfifo(daemon.folder / "input")
+    lines = [
+        {"argv": ["sh", "-c", "cat >> begun"], "stdin": "input"},
+        {"argv": ["sh", "-c", "until grep -q 1 waits; do sleep 0.02; done; exit 1"]},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    command = ["--ndjson", "--name", "fifo", "--finally", "touch ended", "--joblog", "fifo.log"]
+    (daemon.folder / "waits").touch()
+    with subprocess.Popen(
+        [sys.executable, "-m", "bgctl", "batch", *command, "--halt", "now,fail=1"],
+        env=daemon.env,
+        cwd=daemon.folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as running:
+        assert running.stdin is not None
+        running.stdin.write(text)
+        running.stdin.close()
+        wait_until(lambda: len(daemon.bgctl("list", "--ids", "--state", "running").stdout.split()) == 2)
+        (daemon.folder / "waits").write_text("1\n")
+
+    assert running.returncode == 1
+    assert [row[0] for row in rows(daemon, "fifo.log")] == ["2"]
+    assert not (daemon.folder / "ended").exists()
+    writer = threading.Thread(target=(daemon.folder / "input").write_text, args=("begun",))
+    writer.start()
+    batch(daemon, text, *command, "--resume")
+    writer.join()
+    assert (daemon.folder / "begun").read_text() == "begun"
+    wait_until((daemon.folder / "ended").exists)
 
 
 def test_now_cancels_what_runs_and_ends_a_batch_that_waits_for_lines(daemon):
@@ -289,7 +337,10 @@ def test_now_cancels_what_runs_and_ends_a_batch_that_waits_for_lines(daemon):
         said = running.stderr.read()  # although stdin stays open
 
     assert running.wait(DEADLINE) == 1
-    assert said == "bgctl: halted: no line after 2 was queued\nbgctl: 2 of 2 jobs failed: lines 1, 2\n"
+    assert re.sub("cancel [0-9]+", "cancel ID", said) == (
+        "bgctl: halted: no line after 2 was queued; `bgctl batch cancel ID` closes the batch\n"
+        "bgctl: 2 of 2 jobs failed: lines 1, 2\n"
+    )
 
 
 def test_resume_needs_a_log(daemon):
@@ -315,9 +366,9 @@ def killable(own_daemon):
     return own_daemon
 
 
-def start_batch(daemon):
+def start_batch(daemon, *options):
     return subprocess.Popen(
-        [sys.executable, "-m", "bgctl", "batch", "--joblog", "log", "--resume", "lines"],
+        [sys.executable, "-m", "bgctl", "batch", "--joblog", "log", "--resume", *options, "lines"],
         env=daemon.env | {"BGD_SOCKET": str(daemon.socket)},
         cwd=daemon.folder,
         stdout=subprocess.DEVNULL,
@@ -365,3 +416,51 @@ def test_each_line_runs_once_although_bgd_is_killed_at_many_points(killable):
 
     assert running.returncode == 0, said
     check_each_ran_once(killable)
+
+
+def kill_bgd(daemon, running):
+    del running
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+
+
+def kill_bgctl(daemon, running):
+    del daemon
+    running.kill()
+
+
+def interrupt_bgctl(daemon, running):
+    del daemon
+    running.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("when", ["soon", "now"])
+def test_a_batch_that_is_halted_and_killed_many_times_runs_each_line_once_and_then_what_follows(
+    killable, when
+):
+    """Its failing lines halt it again and again; in between bgctl and bgd are killed."""
+    lines = "".join(
+        f"sh -c 'echo {number} >> traces; sleep 0.01; exit {int(number % 4 == 0)}'\n"
+        for number in range(1, LINES + 1)
+    )
+    (killable.folder / "lines").write_text(lines)
+    options = ["--name", "halted", "--finally", "sh -c 'wc -l < traces >> ends'"]
+    for points, harm in enumerate([kill_bgd, kill_bgctl, kill_bgd, interrupt_bgctl, None, kill_bgctl, None]):
+        with start_batch(killable, *options, "--halt", f"{when},fail=1") as running:
+            wait_for_rows(killable, 4 * points, running)
+            if harm is not None:
+                harm(killable, running)
+
+    with start_batch(killable, *options) as last:
+        _, said = last.communicate(timeout=DEADLINE)
+
+    killable.bgctl("batch", "wait", "halted")
+    wait_until((killable.folder / "ends").exists)
+    traces = list(map(int, (killable.folder / "traces").read_text().split()))
+    assert len(traces) == len(set(traces)), said
+    cut_off = {int(row[0]) for row in rows(killable, "log") if row[6] == "143"}
+    assert {*traces} | cut_off == {*range(1, LINES + 1)}, said
+    assert (when == "now") or not cut_off
+    killable.bgctl("wait", "--timeout", "10s", "last")
+    assert (killable.folder / "ends").read_text().split() == [str(len(traces))]

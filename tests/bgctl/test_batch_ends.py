@@ -64,7 +64,8 @@ class FakeDaemon:
 
 def ends_of(daemon, *runs):
     told: list[int] = []
-    ends = Ends(cast("Client", daemon), None, None, lambda: None, lambda line, _: told.append(line))
+    nothing = (lambda: None,) * 2
+    ends = Ends(cast("Client", daemon), None, None, *nothing, lambda line, _: told.append(line))
     ends.start()
     ends.add(Taken(list(runs)))
     return ends, told

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from bgd.core.explain import Cause
-from bgd.core.job import FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
+from bgd.core.job import CANCELLED_BEFORE_START, FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import CANCELLED_BEFORE_START, CommandAttempt, SaveJob, StartAttempt
+from bgd.core.scheduler import CommandAttempt, SaveJob, StartAttempt
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,

@@ -156,6 +156,58 @@ async def test_a_batch_goes_on_after_a_restart_of_the_daemon(config, launcher):
         assert await followed(caller, life) == ["finally"]
 
 
+async def test_a_batch_that_is_reopened_does_not_end_with_its_jobs(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+        await caller.ask(CloseBatch(5, 1, reopen=True), BatchesPart)
+        await caller.ask(Cancel(3, [1]), Acted)
+        assert (await batch(caller)).finished_at is None
+
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        assert await followed(caller, life) == []
+        await caller.ask(CloseBatch(5, 1), BatchesPart)
+        assert await followed(caller, life) == ["finally"]
+        ended_at = (await batch(caller)).finished_at
+
+        [again] = (await caller.ask(CloseBatch(5, 1, reopen=True), BatchesPart)).batches
+
+        assert again.finished_at == ended_at
+
+
+async def test_a_cancelled_batch_is_not_reopened(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+        await caller.ask(CloseBatch(5, 1, cancel=True), BatchesPart)
+        await caller.ask(CloseBatch(5, 1, reopen=True), BatchesPart)
+        await caller.ask(Cancel(3, [1]), Acted)
+        assert (await batch(caller)).finished_at is not None
+
+
+async def test_more_lines_keep_a_batch_open_until_its_client_closes_it_again(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        await submitted(caller, HELD)
+        await submitted(caller, HELD, after=1, new=NewBatch())
+        await caller.ask(Cancel(3, [1, 2]), Acted)
+        assert (await batch(caller)).finished_at is None
+
+
+async def test_a_job_that_is_cancelled_before_its_attempt_began_says_so(config, launcher):
+    async with served(config, launcher) as life:
+        caller = await life.call()
+        for began_at in (None, 5.0):
+            await caller.ask(Submit(6, command()), Submitted)
+            launch = await launcher.hear(Launch)
+            await life.actions.do("cancel", JobId(launch.key.job))
+            launcher.say(replace(end(launch.key, Outcome.CANCELLED), started_at=began_at))
+            await launcher.hear(Acknowledge)
+        reasons = [(await life.view(job)).reason for job in (1, 2)]
+        assert reasons == ["cancelled before it started", None]
+
+
 async def test_more_lines_reopen_a_batch_that_has_ended(config, launcher):
     async with served(config, launcher) as life:
         await submitted(await life.call(), command())

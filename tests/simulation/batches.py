@@ -6,15 +6,18 @@ import random
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from math import inf
 from typing import Any
 
+from msgspec import UNSET, Struct
+
 from bgd.core.batches import BatchEvent
-from bgd.core.job import ACTIVE, FINAL, State
+from bgd.core.job import ACTIVE, CANCELLED_BEFORE_START, FINAL, WAITING, Outcome, State
 from bgd.core.scheduler import SUBMIT
 from bgd.core.spec import JobSpec
+from bgd.daemon.storage.change_stream import newest_event
 from bgd.errors import BgdError
-from bgd.wire.replies import Reply
+from bgd.wire.replies import BatchesPart, ErrorCode, Failed, Reply, Submitted
 from bgd.wire.requests import (
     BatchPlace,
     Cancel,
@@ -27,6 +30,7 @@ from bgd.wire.requests import (
     SubmitMany,
 )
 from bgd.wire.views import EventView, JobView
+from tests.end_to_end.records import AttemptRecords
 from tests.simulation.clients import UNSENT, Receiver
 from tests.simulation.launcher import QUEUES
 from tests.simulation.machine import Machine, SupervisorLife
@@ -36,32 +40,55 @@ SLACK = 1.0  # seconds: while bgd reads a follow-up from a slow disk, more lines
 COUNTS = ("pending", "running", "succeeded", "failed", "cancelled")
 
 
+class Said(Struct):
+    """What the client said of a batch: more lines may come (`opens`), no more come, or that jobs run again.
+
+    `asked`, `answered`: the newest event on disk then; `batch`: its id or its token.
+    """
+
+    batch: object
+    asked: int
+    opens: bool = False
+    answered: float = inf
+
+
 class Batcher:
-    """A client that makes batches, adds to them, closes, cancels and retries them, and reads no answers."""
+    """A client that makes batches, adds to them, closes, halts, cancels and retries them.
+
+    `said`: what of it can let a batch end, or keeps it from ending.
+    """
 
     def __init__(self, machine: Machine, seed: int) -> None:
         self._machine = machine
         self._dice = random.Random(~seed)  # its own, so that other histories stay as they were
         self._tokens: list[bytes] = []
+        self.said: list[Said] = []
 
     def step(self) -> str:
         """Ask for something if the daemon is up; return what, in words."""
         life, dice = self._machine.life, self._dice
         if life.handler is None:
             return "nothing about batches"
-        batch = dice.randint(1, 1 + len(self._tokens))
+        batch = dice.randint(max(len(self._tokens) - 2, 1), 1 + len(self._tokens))
         request = dice.choice(
             [
                 None,
                 None,
                 None,
+                CloseBatch(UNSENT, batch, reopen=True),
+                CloseBatch(UNSENT, batch, reopen=True),
                 Submit(UNSENT, self._spec(batch=batch)),
                 CloseBatch(UNSENT, batch, cancel=dice.random() < 0.2),
                 Cancel(UNSENT, where=Selection(words=f"batch:{batch}")),
                 Retry(UNSENT, where=Selection(words=f"batch:{batch}", states=[State.FAILED])),
             ]
         )
-        life.loop.create_task(self._lines(life) if request is None else self._ask(life, request))
+        if request is None:
+            life.loop.create_task(self._lines(life))
+        elif isinstance(request, CloseBatch) and request.reopen:
+            life.loop.create_task(self._halt(life, request))
+        else:
+            life.loop.create_task(self._ask(life, request))
         return f"batches: {request}"
 
     async def _lines(self, life: SupervisorLife) -> None:
@@ -80,20 +107,59 @@ class Batcher:
         place = BatchPlace(token, after, [(after + 1, len(specs))])
         await self._ask(life, SubmitMany(id=UNSENT, specs=specs, place=place, batch=new))
 
+    async def _halt(self, life: SupervisorLife, request: CloseBatch) -> None:
+        """Do as `bgctl batch --halt` does: keep the batch open, then cancel what waits, or everything."""
+        dice = self._dice
+        await self._ask(life, request)
+        states = list(WAITING) if dice.random() < 0.5 else None
+        if dice.random() < 0.9:  # else bgctl is killed in between
+            await self._ask(
+                life, Cancel(UNSENT, where=Selection(words=f"batch:{request.batch}", states=states))
+            )
+
+    def _note(self, request: object) -> Said | None:
+        said = Said(None, newest_event(self._machine.disk))
+        if isinstance(request, CloseBatch):
+            said.batch, said.opens = request.batch, request.reopen
+        elif isinstance(request, SubmitMany) and request.place is not UNSET and request.batch is not UNSET:
+            said.batch, said.opens = request.place.batch, not request.batch.is_whole
+        elif isinstance(request, Retry) and request.where is not None:
+            said.batch = int(str(request.where.words).removeprefix("batch:"))
+        else:
+            return None
+        self.said.append(said)
+        return said
+
+    def _hear(self, said: Said, reply: Reply) -> None:
+        said.answered = newest_event(self._machine.disk)
+        if isinstance(reply, BatchesPart):
+            said.opens = said.opens and reply.batches[0].finished_at is None
+        elif not isinstance(reply, Submitted):
+            said.opens = False
+
     async def _ask(self, life: SupervisorLife, request: object) -> Reply | None:
         heard: list[Reply] = []
-        receiver, handler = Receiver(heard.append), life.handler
+        said = self._note(request)
+
+        def hear(reply: Reply) -> None:
+            heard.append(reply)
+            if said is not None:
+                self._hear(said, reply)
+
+        receiver, handler = Receiver(hear), life.handler
         assert handler is not None
-        with suppress(BgdError):
+        try:
             if isinstance(request, SubmitMany):
                 if handler.may_be_duplicate(request):
-                    await handler.submit_once([request], receiver.uid)
+                    hear(await handler.submit_once([request], receiver.uid))
                 else:
                     handler.submit_many([request], receiver.uid, receiver.send)
             elif isinstance(request, Submit):
                 handler.submit(request, receiver.uid, receiver.send)
             else:
                 await handler.answer(request, receiver)  # type: ignore[arg-type]  # one of those above
+        except BgdError as error:
+            hear(Failed(UNSENT, ErrorCode.REFUSED, str(error)))
         return next((each for each in heard if hasattr(each, "last")), None)
 
     def _spec(self, batch: int | None = None) -> JobSpec:
@@ -115,13 +181,13 @@ def jobs_of_batches(views: Iterable[JobView]) -> set[int]:
 
 
 def check_batches(
-    disk: sqlite3.Connection, views: Mapping[int, JobView], stream: list[EventView]
+    disk: sqlite3.Connection, views: Mapping[int, JobView], stream: list[EventView], said: list[Said]
 ) -> Counter[str]:
     """Check that counts equal the jobs, and that each event came at most once, and once when it was due.
 
     Return how often each event came.
     """
-    came: Counter[str] = Counter()
+    came = _check_open(disk, views, stream, said)
     jobs: defaultdict[int, list[JobView]] = defaultdict(list)
     following: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
     for view in views.values():
@@ -152,6 +218,49 @@ def check_batches(
     assert not jobs, f"there are no batches of these jobs: {jobs}"
     assert not following, f"there are no batches that these follow: {following}"
     return came
+
+
+def _check_open(
+    disk: sqlite3.Connection, views: Mapping[int, JobView], stream: list[EventView], said: list[Said]
+) -> Counter[str]:
+    """Check that a batch does not end while its client may add lines, for example after a halt.
+
+    Return how often one could have ended too early.
+    """
+    ends: defaultdict[int, list[int]] = defaultdict(list)
+    for event in stream:
+        view = views.get(event.job)
+        cause = None if view is None or event.what != SUBMIT else view.cause
+        if cause is not None and cause.of_batch and cause.event != BatchEvent.CATCH:
+            ends[cause.id].append(event.id)
+    found: Counter[str] = Counter()
+    for row in disk.execute("SELECT id, token, is_whole, is_cancelled FROM job_batches").fetchall():
+        of_batch = [each for each in said if each.batch in {row["id"], row["token"]}]
+        for word in of_batch if not row["is_cancelled"] else ():
+            if not word.opens or word.answered == inf:
+                continue
+            others = [each.asked for each in of_batch if not each.opens and each.answered >= word.asked]
+            until = min(others, default=inf)
+            if until <= word.answered:
+                continue
+            early = [event for event in ends[row["id"]] if word.answered < event <= until]
+            assert not early, f"batch {row['id']} ended while it was open: {early}"
+            assert until < inf or not row["is_whole"], f"batch {row['id']} was left open, and is whole"
+            found["open batches"] += 1
+    return found
+
+
+def check_beginnings(stream: list[EventView], records: AttemptRecords) -> Counter[str]:
+    """Check that exactly those jobs were cancelled before they started none of whose attempts has begun."""
+    found: Counter[str] = Counter()
+    for event in stream:
+        has_begun = (event.job, event.attempt) in records.starts
+        if event.reason == CANCELLED_BEFORE_START:
+            assert not has_begun, f"job {event.job} was cancelled before it started, and has run"
+            found["cancelled before a start"] += event.attempt
+        elif event.outcome is Outcome.CANCELLED and event.reason is None and event.state is State.CANCELLED:
+            assert has_begun, f"job {event.job} was cancelled, as if it had run"
+    return found
 
 
 def _check_starts(views: Mapping[int, JobView], stream: list[EventView]) -> None:

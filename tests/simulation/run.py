@@ -19,7 +19,7 @@ from bgd.wire.schedules import RemoveSchedule
 from bgd.wire.views import EventView, JobView
 from tests.end_to_end.history import History
 from tests.simulation.batches import SHARE as BATCHES
-from tests.simulation.batches import Batcher, check_batches, jobs_of_batches
+from tests.simulation.batches import Batcher, check_batches, check_beginnings, jobs_of_batches
 from tests.simulation.calls import calls, check_breaker, check_follow_ups, followers, is_call
 from tests.simulation.clients import CLIENTS, UNSENT, SimulatedClient
 from tests.simulation.inboxes import SHARE as INBOXES
@@ -237,7 +237,8 @@ class SimulationRun:
         self._check_attempts()
         actions = [action for client in self._clients for action in client.actions]
         tellers = {job for job, view in views.items() if view.queue == NOTIFICATION_QUEUE}
-        of_batches = check_batches(disk, views, stream)
+        of_batches = check_batches(disk, views, stream, [] if self._batcher is None else self._batcher.said)
+        of_batches += check_beginnings(stream, self._machine.records)
         of_inboxes = Counter[str]() if self._readers is None else check_inboxes(disk, self._readers, stream)
         following = followers(disk)
         # nobody asked for these

@@ -43,7 +43,7 @@ from tests.simulation.run import SimulationRun
 from tests.simulation.search import run_all, search
 
 HISTORIES = 100
-BATCHED = 20  # histories with batches
+BATCHED = 30  # histories with batches
 
 
 def test_histories_pass_all_checks_and_leave_no_file_open():
@@ -475,6 +475,7 @@ def test_histories_with_batches_pass_all_checks():
     for seed in range(BATCHED):
         found += SimulationRun(seed, has_schedules=False, has_limits=False, has_batches=True).run()
     assert all(found[f"{event} of a batch"] > 5 for event in BatchEvent), found
+    assert found["open batches"] > 10, found
 
 
 def forget_what_has_followed(monkeypatch):
@@ -521,9 +522,61 @@ def forget_jobs_of_batches_at_a_restart(monkeypatch):
     monkeypatch.setattr(Batches, "restore", lambda self, batch, _: restore(self, batch, []))
 
 
+def close_batches_that_are_halted(monkeypatch):
+    close = BatchActions.close
+
+    async def close_all(self, request, uid=None):
+        return await close(self, replace(request, reopen=False), uid)
+
+    monkeypatch.setattr(BatchActions, "close", close_all)
+
+
+def leave_batches_whole_when_lines_come(monkeypatch):
+    change = Batches.change
+
+    def close_only(self, batch, *, is_whole, is_cancelled=None):
+        change(self, batch, is_whole=is_whole or batch.is_whole, is_cancelled=is_cancelled)
+
+    monkeypatch.setattr(Batches, "change", close_only)
+
+
+def forget_open_batches_at_a_restart(monkeypatch):
+    batch = stored_batches._batch
+
+    def as_whole(row):
+        known = batch(row)
+        known.is_whole = True
+        return known
+
+    monkeypatch.setattr(stored_batches, "_batch", as_whole)
+
+
+def count_all_cancelled_attempts_as_begun(monkeypatch):
+    ended = Scheduler.ended
+
+    def has_begun(self, *arguments, **options):
+        return ended(self, *arguments, **{**options, "has_begun": True})
+
+    monkeypatch.setattr(Scheduler, "ended", has_begun)
+
+
+def count_no_cancelled_attempt_as_begun(monkeypatch):
+    ended = Scheduler.ended
+
+    def has_not_begun(self, *arguments, **options):
+        return ended(self, *arguments, **{**options, "has_begun": False})
+
+    monkeypatch.setattr(Scheduler, "ended", has_not_begun)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (close_batches_that_are_halted, "while it was open|left open"),
+        (leave_batches_whole_when_lines_come, "while it was open|left open"),
+        (forget_open_batches_at_a_restart, "while it was open|left open"),
+        (count_all_cancelled_attempts_as_begun, "as if it had run"),
+        (count_no_cancelled_attempt_as_begun, "and has run"),
         (forget_what_has_followed, "of batch"),
         (follow_in_a_later_transaction, "of batch .*|started 0 times"),
         (follow_again_after_a_restart, "started twice|supervisor died"),

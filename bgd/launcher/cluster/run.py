@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.clock import elapsed
 from bgd.core.explain import Reason
-from bgd.core.job import Outcome
+from bgd.core.job import UNSEEN, Outcome
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began, or_without
@@ -229,6 +229,7 @@ class PilotRun:
         reason, outcome = self._attempt.reason, ended.outcome
         if reason is not None and outcome in _OF_A_STOP:
             outcome = reason
+        may_have_run = ended.started_at is not None or ended.outcome in UNSEEN
         log_bytes, log_problem = self._attempt.log_bytes, self._attempt.log_problem
         if log_problem is None and ended.log_bytes > log_bytes:
             log_problem = f"{ended.log_bytes - log_bytes} bytes are missing: they were lost with its pilot"
@@ -236,7 +237,7 @@ class PilotRun:
             replace(
                 ended,
                 outcome=outcome,
-                started_at=None if ended.started_at is None else self._attempt.started_at,
+                started_at=self._attempt.started_at if may_have_run else None,
                 finished_at=time.time(),
                 log_bytes=log_bytes,
                 log_problem=log_problem,
