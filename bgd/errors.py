@@ -53,7 +53,7 @@ class JobFailed(BgdError):
     Attributes:
         job_id: the job, None if it is not known.
         name: the job's name, None if it has none.
-        outcome: how its last attempt ended (see bgd.Outcome), None if it never ran.
+        outcome: how its last attempt ended (see bgd.Outcome); cancelled if the job was, even before it ran.
         exit_code: exit code of its process, None if it has none.
         error_type: qualified name of the exception a class job raised, else None.
         error_message: that exception's text, or why the job was not started, else None.

@@ -237,7 +237,7 @@ def failure_of(view: JobView, error: JobError | None) -> JobFailed:
         + (f": {error.in_words(view.outcome)}" if error else f" ({view.reason})" if view.reason else ""),
         job_id=view.id,
         name=view.name,
-        outcome=view.outcome,
+        outcome=Outcome.CANCELLED if view.state is State.CANCELLED else view.outcome,
         exit_code=view.exit_code,
         error_type=None if error is None or error.type == Outcome.NOT_STARTED else error.type,
         error_message=error.message if error else None,

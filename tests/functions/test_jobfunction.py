@@ -17,7 +17,7 @@ import bgd
 from bgd import AsyncClient, Client, DaemonUnreachable, JobFailed, NotAllowed, Refused
 from bgd.client.background import default_async_client, default_client
 from tests.functions import tasks
-from tests.support import DEADLINE
+from tests.support import DEADLINE, wait_until
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -153,6 +153,25 @@ def test_braces_in_the_key_of_a_command_mean_nothing(served):
 def test_a_limit_with_an_argument_that_a_function_does_not_have_is_refused():
     with pytest.raises(Refused, match=r"limit '\{9\}\{order\}': the job has no argument 9 by position"):
         tasks.add.options(limit="{9}{order}").submit(1)
+
+
+def test_a_job_that_is_cancelled_before_it_runs_has_that_outcome():
+    job = tasks.add.options(hold=True).submit(1)
+    job.cancel()
+
+    with pytest.raises(JobFailed, match="was cancelled") as failed:
+        job.result(DEADLINE)
+    assert failed.value.outcome == "cancelled"
+
+
+def test_a_job_that_is_cancelled_between_two_attempts_has_that_outcome():
+    job = tasks.fail.options(retries=1, retry_delay="1h").submit("no")
+    wait_until(lambda: job.refresh().attempts() and job.state == "scheduled")
+    job.cancel()
+
+    with pytest.raises(JobFailed, match="was cancelled") as failed:
+        job.result(DEADLINE)
+    assert (failed.value.outcome, failed.value.error_type) == ("cancelled", "LookupError")
 
 
 def test_many_calls_are_queued_in_order():
