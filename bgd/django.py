@@ -23,25 +23,36 @@ from bgd.client.background import default_client
 from bgd.client.functions import check_call, target_of
 from bgd.client.specs import check_options
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
-from bgd.errors import NoSuchJob, Refused
+from bgd.errors import BgdError, NoSuchJob, Refused
+from bgd.wire.class_jobs import NO_RESULT
 from bgd.wire.views import AttemptView, JobView
 
 try:
     from django.tasks.backends.base import BaseTaskBackend
     from django.tasks.base import Task, TaskContext, TaskError, TaskResult, TaskResultStatus
-    from django.tasks.exceptions import InvalidTaskBackend, TaskResultDoesNotExist
+    from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
     from django.tasks.signals import task_enqueued, task_finished, task_started
     from django.utils.json import normalize_json
 except ImportError:  # before Django 6.0
     from django_tasks.backends.base import BaseTaskBackend
     from django_tasks.base import Task, TaskContext, TaskError, TaskResult, TaskResultStatus
     from django_tasks.exceptions import InvalidTaskBackendError as InvalidTaskBackend
+    from django_tasks.exceptions import InvalidTaskError as InvalidTask
     from django_tasks.exceptions import TaskResultDoesNotExist
     from django_tasks.signals import task_enqueued, task_finished, task_started
     from django_tasks.utils import normalize_json
 
 _SET_BY_TASKS = ("queue", "priority", "at", "delay")
 _NO_ERROR = {None, Outcome.SUCCEEDED, Outcome.SNOOZED}
+
+
+@contextmanager
+def _translated(kind: type[Exception], context: str = "") -> Iterator[None]:
+    """Raise what bgd refuses as an error of Django, with the context in front of the message."""
+    try:
+        yield
+    except (TypeError, Refused) as error:
+        raise kind(f"{context}{error}") from error
 
 
 @contextmanager
@@ -67,12 +78,20 @@ class BgdBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
+        for name in sorted(self.queues):
+            with _translated(InvalidTaskBackend, f"QUEUES of TASKS[{alias!r}]: "):
+                check_options({"queue": name})
         if unusable := [name for name in _SET_BY_TASKS if name in self.options]:
             raise InvalidTaskBackend(f"OPTIONS of TASKS[{alias!r}]: each task has its own {unusable[0]}")
-        try:
+        with _translated(InvalidTaskBackend, f"OPTIONS of TASKS[{alias!r}]: "):
             check_options(self.options)
-        except (TypeError, Refused) as error:
-            raise InvalidTaskBackend(f"OPTIONS of TASKS[{alias!r}]: {error}") from error
+
+    def validate_task(self, task: Task) -> None:
+        """Raise InvalidTask if no worker would find the task's function, or no job can be in its queue."""
+        super().validate_task(task)
+        with _translated(InvalidTask):
+            target_of(task.func)
+            check_options({"queue": task.queue_name})
 
     def enqueue(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskResult:
         """Queue a task; return when its job is on disk.
@@ -94,7 +113,11 @@ class BgdBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
             at=task.run_after,
             **self.options,
         )
-        result = self._result(task, job.id, args, kwargs, enqueued_at=timezone.now())
+        try:
+            created_at = _instant(job.created_at)
+        except BgdError:  # the daemon has just gone away, or the job is removed
+            created_at = timezone.now()
+        result = self._result(task, job.id, args, kwargs, enqueued_at=created_at)
         task_enqueued.send(type(self), task_result=result)
         return result
 
@@ -250,6 +273,10 @@ def _status_of(state: State) -> TaskResultStatus:
 
 def _error_of(attempt: AttemptView) -> TaskError:
     error = attempt.error
+    if attempt.outcome is Outcome.EXIT or (error is not None and error.type == NO_RESULT):  # after sys.exit()
+        return TaskError(
+            exception_class_path="builtins.SystemExit", traceback=f"SystemExit: {attempt.exit_code}"
+        )
     kind = "" if error is None else error.type
     if "." not in kind:  # of Python, or of a job that bgd or a signal ended
         kind = f"builtins.{kind}" if isinstance(getattr(builtins, kind, None), type) else "bgd.JobFailed"

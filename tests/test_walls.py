@@ -75,7 +75,7 @@ ROOMS = {
     "bgd/executor.py": f"{STANDARD} bgd.client bgd.core.job bgd.core.spec bgd.errors bgd.jobfunction",
     # the one module that imports Django, where that is installed
     "bgd/django.py": f"{STANDARD} django django_tasks bgd_job bgd.client bgd.core.job bgd.errors"
-    " bgd.wire.views",
+    " bgd.wire.class_jobs bgd.wire.views",
     # it stands in for daemon and worker, and checks and runs jobs with their code
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
     " bgd.jobfunction bgd.testing bgd.wire bgd.worker bgd_job",

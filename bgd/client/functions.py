@@ -64,6 +64,8 @@ def target_of(function: Callable[..., Any]) -> str:
         raise TypeError(f"{module}:{names} is defined inside a function: move it to the top of its module")
     if names.count(".") > 1:
         raise TypeError(f"{module}:{names} is in a class within a class: move it to the top of its module")
+    if any(name.startswith("_") for name in names.split(".")):
+        raise TypeError(f"{module}:{names} is private, and no worker calls it: remove the first underscore")
     if module == _MAIN:
         raise TypeError(
             f"{names} is defined in the program that runs as __main__, where no worker finds it: "

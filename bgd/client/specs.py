@@ -159,7 +159,7 @@ def check_options(options: JobOptions) -> None:
 
     check_names(options, _OPTIONS)
     spec = _class_spec("module:function", (), {}, {**options, "check": False}, Caller())
-    if problem := limits.problem_with(spec):
+    if problem := limits.problem_with(spec) or limits.problem_with_queue(spec.queue):
         raise Refused(problem)
     for option, key in ("key", spec.key), ("limit", spec.limit and spec.limit[0]):
         if key and (problem := problem_with_template(key)):

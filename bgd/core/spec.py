@@ -461,6 +461,16 @@ def problem_with(spec: JobSpec) -> str | None:
     return _problem_with_references(spec) or _problem_with_choices(spec) or _problem_with_place(spec)
 
 
+def problem_with_queue(queue: str | None) -> str | None:
+    """Return why nobody may use a queue, or change it; None: they may."""
+    if queue != NOTIFICATION_QUEUE:
+        return None
+    return (
+        f"queue {queue} is for bgd's own notifications: no other job waits in it, and it has one slot "
+        "for each target, which cannot be changed or paused"
+    )
+
+
 def _problem_with_references(spec: JobSpec) -> str | None:
     if spec.references and (unawaited := {each.job for each in spec.references}.difference(spec.after)):
         if PREVIOUS in unawaited:

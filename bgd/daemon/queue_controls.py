@@ -11,7 +11,7 @@ from bgd.config import Config
 from bgd.core.breakers import BreakerRule
 from bgd.core.job import State
 from bgd.core.limits import QueueRule
-from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
+from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, problem_with_queue
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
 from bgd.wire.views import QueueView
@@ -75,16 +75,9 @@ def known_queues(config: Config, controls: QueueControls) -> set[str]:
 
 
 def check_queue_name(queue: str | None) -> None:
-    """Refuse the queue of notifications, which only bgd itself uses.
-
-    Raises:
-        Refused: it is that queue.
-    """
-    if queue == NOTIFICATION_QUEUE:
-        raise Refused(
-            f"queue {queue} is for bgd's own notifications: no other job waits in it, and it has one slot "
-            "for each target, which cannot be changed or paused"
-        )
+    """Raise Refused for the queue of notifications, which only bgd itself uses."""
+    if problem := problem_with_queue(queue):
+        raise Refused(problem)
 
 
 def unknown_queue(name: str, known: Iterable[str], *, pause: bool) -> Refused:

@@ -51,6 +51,7 @@ class EnqueueTests(SimpleTestCase):
     def test_a_task_is_enqueued_runs_and_has_a_result(self):
         result = tasks.add.enqueue(3, second=4)
 
+        assert result.enqueued_at == tasks.add.get_result(result.id).enqueued_at
         assert (result.status, result.attempts, result.args, result.kwargs) == (
             "READY",
             0,
@@ -127,8 +128,12 @@ class EnqueueTests(SimpleTestCase):
             lambda: tasks.add.using(priority=-101),
             lambda: tasks.add.using(priority=1.5),
             lambda: tasks.add.using(queue_name="unknown"),
+            lambda: tasks.add.using(backend="any", queue_name="two words"),
+            lambda: tasks.add.using(backend="any", queue_name="x" * 65),
+            lambda: tasks.add.using(backend="any", queue_name="bgd-notifications"),
             lambda: tasks.add.using(run_after=datetime(2030, 1, 1)),  # noqa: DTZ001
             lambda: task(inner),
+            lambda: task(tasks._hidden),
             lambda: task(tasks.add.func, takes_context=True),
         ):
             with self.assertRaises(InvalidTask):
@@ -142,6 +147,12 @@ class EnqueueTests(SimpleTestCase):
             _ = task_backends["wrong"]
         with self.assertRaisesMessage(InvalidTaskBackend, "each task has its own priority"):
             _ = task_backends["priority"]
+
+    def test_a_queue_that_no_job_can_have_is_found_before_a_task_is_enqueued(self):
+        for alias, problem in (("odd queue", "'two words'"), ("own queue", "for bgd's own notifications")):
+            with self.assertRaisesMessage(InvalidTaskBackend, f"QUEUES of TASKS[{alias!r}]: ") as invalid:
+                _ = task_backends[alias]
+            assert problem in str(invalid.exception)
 
     def test_the_allow_list_judges_the_function(self):
         with self.assertRaises(bgd.NotAllowed):
@@ -177,6 +188,15 @@ class ResultTests(SimpleTestCase):
 
         assert [error.exception_class for error in result.errors] == [bgd.JobFailed]
         assert result.status == "SUCCESSFUL"
+
+    def test_an_exit_is_told_as_such_in_the_result_and_by_the_signal(self):
+        for code in (0, 3):  # without a value, 0 is a failure too
+            result, _ = ended(tasks.second_time.enqueue(f"exit {code}"))
+            output = b"".join(part.data for part in client.job(int(result.id)).logs(attempt=1)).decode()
+
+            assert [error.exception_class for error in result.errors] == [SystemExit]
+            assert result.errors[0].traceback == f"SystemExit: {code}"
+            assert f"BgdBackend {result.id} FAILED 1 ['builtins.SystemExit']" in output
 
     def test_a_snooze_is_no_error(self):
         result, output = ended(tasks.second_time.enqueue("snooze"))

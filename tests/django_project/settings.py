@@ -16,5 +16,7 @@ TASKS = {
     "reused": {"BACKEND": "bgd.django.BgdBackend", "OPTIONS": {"isolation": "reuse", "retries": 0}},
     "plain": {"BACKEND": f"{immediate.__name__}.ImmediateBackend"},
     "wrong": {"BACKEND": "bgd.django.BgdBackend", "OPTIONS": {"retires": 1}},
+    "odd queue": {"BACKEND": "bgd.django.BgdBackend", "QUEUES": ["default", "two words"]},
+    "own queue": {"BACKEND": "bgd.django.BgdBackend", "QUEUES": ["bgd-notifications"]},
     "priority": {"BACKEND": "bgd.django.BgdBackend", "OPTIONS": {"priority": 1}},
 }

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import bgd_job
 from django.db import connection
@@ -34,6 +35,8 @@ def second_time(context, how):
     if context.attempt == 1:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how.startswith("exit"):
+            sys.exit(int(how.removeprefix("exit ")))
         if how == "snooze":
             raise bgd_job.Snooze(1)
         raise ValueError(how)
@@ -57,6 +60,10 @@ def use_database():
 @task(backend="reused")
 def unfit():
     return object()
+
+
+def _hidden():
+    raise NotImplementedError
 
 
 @task(backend="plain")

@@ -271,7 +271,7 @@ def test_the_result_raises_the_error_of_the_job():
 def test_a_function_that_is_not_allowed_is_refused():
     with pytest.raises(NotAllowed, match="allowed_classes"):
         not_listed.submit()
-    with pytest.raises(Refused, match="names that do not begin with an underscore"):
+    with pytest.raises(TypeError, match="tasks:_private is private, and no worker calls it"):
         tasks._private.submit()
 
 
