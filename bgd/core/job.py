@@ -32,9 +32,6 @@ ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is abou
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
-SHORT_RUN = 0.02  # seconds: while the attempts of a slot take less, the next ones are prefetched
-
-
 class Move(StrEnum):
     """What takes a job from one state to another."""
 
@@ -51,7 +48,6 @@ class Move(StrEnum):
     SNOOZE = "snooze"  # the job asked to run again later
     STOP = "stop"
     REQUEUE = "requeue"  # not the job's fault; the next attempt follows at once
-    RETURN = "return"  # the attempt has not begun, and does not count
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -72,7 +68,7 @@ MOVES: dict[State, dict[Move, State]] = {
     State.BLOCKED: {Move.UNBLOCK: State.QUEUED, Move.DEFER: State.SCHEDULED, **_BEFORE_AN_ATTEMPT},
     State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.BLOCK: State.BLOCKED, **_BEFORE_AN_ATTEMPT},
     State.QUEUED: {Move.START: State.RUNNING, **_TO_WAIT, **_BEFORE_AN_ATTEMPT},
-    State.RUNNING: {Move.STOP: State.STOPPING, Move.RETURN: State.QUEUED, **_AFTER_AN_ATTEMPT},
+    State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
     State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
     State.FAILED: {Move.REVIVE: State.QUEUED},

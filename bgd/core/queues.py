@@ -12,10 +12,10 @@ from bgd.core.breakers import Breakers
 from bgd.core.conditions import reasons_before_queued
 from bgd.core.explain import MAX_AHEAD, MAX_NAMED, OF_MACHINE, Cause, Reason, held_by
 from bgd.core.heaps import ReadyHeap
-from bgd.core.job import NO_CONDITIONS, WAITING, Job, JobId, Now, State
+from bgd.core.job import WAITING, Job, JobId, Now, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import NO_TOKENS, ActiveJob, QueueRule, Resources, Shares, StartTimes, TokenPool, Tokens
-from bgd.core.slots import NONE, Slots
+from bgd.core.slots import Slots
 from bgd.core.spec import MAX_ID, Demand
 
 Lane = tuple[str | None, Demand, str | None, str | None]
@@ -88,7 +88,6 @@ class ReadyQueues:
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         """Change slots, rules and tokens. Active jobs beyond the new limits stay active."""
         self.slots.total = slots
-        self.slots.recall()
         self._rules = dict(rules)
         self.tokens.resize(resources)
         self.starts.configure({queue: rule.rate for queue, rule in rules.items() if rule.rate is not None})
@@ -150,13 +149,8 @@ class ReadyQueues:
         job = self._best(outside) if outside else None
         if job is None:
             free = self.slots.total - self.slots.taken
-            has_room = free > 0 or (self.slots.short and self.slots.may_prefetch(self.now))
-            job = self._best(None) if not is_paused and (has_room or self.slots.last > NONE) else None
-            if job is None:
-                return None
-            if (-job.priority, job.id) < self.slots.last:
-                self.slots.recall()
-            if not has_room or not self._may_take(job, free):
+            job = None if free <= 0 or is_paused else self._best(None)
+            if job is None or (self._size_of(job) > free and not self.limits.is_skipped(job)):
                 return None
         if job.conditions.limit is not None and self.limits.is_skipped(job):
             return job
@@ -164,18 +158,6 @@ class ReadyQueues:
         if self._wanting:
             self._reconsider(job)
         return job
-
-    def _may_take(self, job: Job, free: int) -> bool:
-        """Return whether a job may take its slots of the free ones, or be prefetched if there are none."""
-        if free > 0:
-            return self._size_of(job) <= free or self.limits.is_skipped(job)
-        return self.may_return(job)
-
-    def may_return(self, job: Job) -> bool:
-        """Return whether a job waits for nothing but a slot, so that it may start and come back."""
-        if self.slots.tells_starts or job.queue in self._lanes or self._shares.are_set:
-            return False
-        return job.conditions is NO_CONDITIONS and job.policy.breaker is None
 
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.
@@ -299,7 +281,7 @@ class ReadyQueues:
         if job.state not in WAITING:
             is_stopped = job.state is State.RUNNING and job.suspended
             return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
-        rule = self._rules.get(job.queue, QueueRule())
+        rule = self.rule_of(job.queue)
         ignored = {Cause.PAUSE, *OF_MACHINE} if rule.apart else set()
         named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
         reasons = [reason for reason in named if reason.cause not in OF_MACHINE]
@@ -336,6 +318,10 @@ class ReadyQueues:
         if head is None or (-head.priority, head.id) >= (-job.priority, job.id):
             return None
         return head if self._size_of(head) > max(self.slots.total - self.slots.taken, 1) else None
+
+    def rule_of(self, queue: str) -> QueueRule:
+        """Return the rule of a queue; the usual one if it has none."""
+        return self._rules.get(queue, QueueRule())
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
@@ -471,10 +457,10 @@ class ReadyQueues:
 
     # --- active jobs ----------------------------------------------------------------------------------
 
-    def occupy(self, job: Job) -> tuple[int, Tokens, bool]:
-        """Give a taken job a slot (0: none of ours) and tokens; return both, and whether it is prefetched."""
-        size, before = self._size_of(job), self.slots.prefetched
-        number = 0 if job.queue in self._outside else self.slots.take(size, (-job.priority, job.id))
+    def occupy(self, job: Job) -> tuple[int, Tokens]:
+        """Give a taken job a slot (0: none of ours) and tokens; return both."""
+        size = self._size_of(job)
+        number = 0 if job.queue in self._outside else self.slots.take(size)
         if self._shares.are_set and number:
             self._shares.use(job.queue, size)
         if self.starts.rates:
@@ -487,23 +473,23 @@ class ReadyQueues:
         demand = job.conditions.resources
         tokens = self.tokens.take(demand) if demand else NO_TOKENS
         self._occupy(job, number, tokens)
-        return number, tokens, self.slots.prefetched > before
+        return number, tokens
 
     def reoccupy(self, job: Job, number: int, tokens: Tokens) -> None:
         """Give an active job the slot number and tokens that it had before."""
         if number:
-            self.slots.retake(number, self._size_of(job), (-job.priority, job.id))
+            self.slots.retake(number, self._size_of(job))
         if tokens:
             self.tokens.restore(tokens)
         if (limit := job.conditions.limit) is not None:
             self.limits.take(job, limit)
         self._occupy(job, number, tokens)
 
-    def vacate(self, job: Job, seconds: float | None = None) -> None:
-        """Release the slots and tokens of a job whose attempt has ended; `seconds`: how long it ran."""
+    def vacate(self, job: Job) -> None:
+        """Release the slots and tokens of a job whose attempt has ended."""
         held = self.active.pop(job.id)
         if held.number:
-            self.slots.give_back(held.number, held.size, seconds, self.now)
+            self.slots.give_back(held.number, held.size)
         sharers = job.queue, job.conditions.target
         self._taken_in[sharers] -= held.size
         if not self._taken_in[sharers]:

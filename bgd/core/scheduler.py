@@ -32,7 +32,6 @@ from bgd.core.job import (
 from bgd.core.job_table import JobTable
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources, Tokens
 from bgd.core.retry import TOO_LATE, move_after_end, wait_after, with_end
-from bgd.core.slots import Recall
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
 
 SUBMIT = "submit"
@@ -68,15 +67,11 @@ class SaveJob(Struct, frozen=True, gc=False):
 
 
 class StartAttempt(Struct, frozen=True, gc=False):
-    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources.
-
-    `is_prefetched`: another job has the slot, so the attempt waits for it, and may come back.
-    """
+    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources."""
 
     job: Job
     slot: int
     tokens: Tokens = NO_TOKENS
-    is_prefetched: bool = False
 
 
 class CommandAttempt(Struct, frozen=True):
@@ -122,7 +117,7 @@ class Scheduler:
         self._roll = roll
         self.batches = Batches()
         self.breakers = self.table.queues.breakers
-        self._effects: list[Effect | Recall] = []
+        self._effects: list[Effect] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[Cause] = set()
@@ -135,7 +130,7 @@ class Scheduler:
         """The number of effects since the last call of `take_effects`."""
         return len(self._effects)
 
-    def take_effects(self) -> list[Effect | Recall]:
+    def take_effects(self) -> list[Effect]:
         """Return the effects since the last call, in order. The last SaveJob of a job counts."""
         effects, self._effects = self._effects, []
         return effects
@@ -172,6 +167,12 @@ class Scheduler:
         for name, total, taken in self.table.queues.tokens.usage():
             yield name, total, taken, self.table.wanting.get(name, 0)
 
+    def is_paused(self, queue: str) -> bool:
+        """Return whether a person has paused a queue or all of them, or bgd is about to exit."""
+        rule = self.table.queues.rule_of(queue)
+        is_over = Cause.SHUTDOWN in self._pauses or (Cause.PAUSE in self._pauses and not rule.apart)
+        return rule.paused or is_over
+
     def openings(self, now: Now) -> dict[str, float]:
         """Return the queues whose rate lets no job start now, and the epoch time when it will."""
         return {
@@ -204,8 +205,8 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """How many jobs hold a slot; prefetched ones wait for theirs."""
-        return len(self.table.queues.active) - self.table.queues.slots.prefetched
+        """How many jobs hold a slot."""
+        return len(self.table.queues.active)
 
     @property
     def taken(self) -> int:
@@ -395,7 +396,7 @@ class Scheduler:
             self._effects.append(CommandAttempt(job))
         return job.state
 
-    def ended(  # noqa: PLR0913 - all about one end
+    def ended(
         self,
         job_id: JobId,
         attempt: int,
@@ -404,13 +405,12 @@ class Scheduler:
         code: int | None = None,
         decision: Decision | None = None,
         *,
-        seconds: float | None = None,
         has_begun: bool = True,
     ) -> bool:
         """Record the end of an attempt. Return False, without effects, if that attempt is not active.
 
-        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `seconds`: how long it ran;
-        `has_begun`: whether it may have run.
+        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `has_begun`: whether it may
+        have run.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
@@ -421,7 +421,7 @@ class Scheduler:
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self.table.queues.now = now.elapsed
-        self.table.queues.vacate(job, seconds)
+        self.table.queues.vacate(job)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
         job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
@@ -438,17 +438,6 @@ class Scheduler:
         self._settle(now)
         return True
 
-    def returned(self, job_id: JobId, now: Now) -> None:
-        """Queue the running job of a prefetched attempt that has not begun, as if it had not started."""
-        job = self._running_job(job_id)
-        self.table.queues.now = now.elapsed
-        self.table.queues.vacate(job)
-        if job.policy.breaker is not None:  # after a crash also one that was not prefetched
-            self.breakers.ended(job.policy.breaker, job.id, Outcome.INTERRUPTED, now)
-        self.table.queues.slots.spare_equal_ones()
-        self._move(job, Move.RETURN, now, attempt=job.attempt - 1)
-        self._settle(now)
-
     # --- facts: time and slots ------------------------------------------------------------------------
 
     def wait_to_settle(self) -> None:
@@ -463,8 +452,6 @@ class Scheduler:
     def pause(self, why: Cause) -> None:
         """Start no job until this reason ends, which goes away by itself."""
         self._pauses.add(why)
-        if self.table.queues.slots.prefetched:
-            self._effects.append(Recall())
 
     def resume(self, why: Cause, now: Now) -> None:
         """End this reason."""
@@ -529,9 +516,6 @@ class Scheduler:
         self._update_waiting(now)
         while True:
             job = queues.take_next(is_paused=is_paused) if self._pauses <= _SOME_START else None
-            if queues.slots.recalls:
-                queues.slots.recalls = False
-                self._effects.append(Recall())
             if job is None:
                 return
             if job.conditions.limit is not None and queues.limits.is_skipped(job):

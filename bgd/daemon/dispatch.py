@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 
@@ -36,10 +35,6 @@ logger = logging.getLogger(__name__)
 START_PATIENCE = 2.0  # seconds without a report until an attempt counts as waiting for its launcher
 ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
 OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
-
-
-Answer = tuple[int, "ActiveAttempt | None", asyncio.Future[bool | None]]
-"""The number of an attempt, the attempt, and whether it has not ended; None: no launcher says."""
 
 
 class Dispatcher:
@@ -94,10 +89,8 @@ class Dispatcher:
         if spec.target is not None and (missing := self._missing_for(spec.target, config)) is not None:
             return postponed_end(job, now().wall, missing)
         attempt = self._attempts.active[job.id]
-        slot, tokens, is_prefetched = attempt.slot, attempt.tokens, attempt.is_prefetched
-        launch = build_launch(
-            key, job, spec, slot, config, position, place=place, tokens=tokens, is_prefetched=is_prefetched
-        )
+        slot, tokens = attempt.slot, attempt.tokens
+        launch = build_launch(key, job, spec, slot, config, position, place=place, tokens=tokens)
         if not self._link.supports(launch):
             return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
@@ -179,30 +172,26 @@ class Dispatcher:
         attempt = self._attempts.active.get(job_id)
         return attempt is not None and attempt.unreported_since is None and attempt.waits is None
 
-    def ask(self, job: Job) -> Answer:
+    def ask(self, job: Job) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
-        return job.attempt, self._attempts.active.get(job.id), self._link.ask(self.key_of(job))
+        return self._link.ask(self.key_of(job))
 
-    async def refusals(self, answers: Mapping[JobId, Answer]) -> dict[JobId, Refused]:
+    async def refusals(self, answers: Mapping[JobId, asyncio.Future[bool | None]]) -> dict[JobId, Refused]:
         """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""
-        waiting = [answer for _, _, answer in answers.values()]
-        await asyncio.wait(waiting, timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
+        await asyncio.wait(answers.values(), timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
         found = {}
-        for job_id, (attempt, was, answer) in answers.items():
+        for job_id, answer in answers.items():
             if not answer.done() or answer.result() is None:
                 why = self._link.obstacle or "the launcher does not answer"
                 found[job_id] = Refused(f"job {job_id} is not reached yet: {why}")
-            elif not answer.result() and (problem := self._problem_with(job_id, attempt, was)) is not None:
-                found[job_id] = Refused(f"job {job_id} {problem}")
+            elif not answer.result():
+                found[job_id] = Refused(f"job {job_id} has ended")
         return found
 
-    def _problem_with(self, job_id: JobId, attempt: int, was: ActiveAttempt | None) -> str | None:
-        """Return why the launcher does not know an attempt; None: it came back, and will start suspended."""
-        job, active = self._job_of(job_id), self._attempts.active.get(job_id)
-        is_again = job is not None and job.attempt == attempt and active is not None and active is not was
-        if job is None or not (job.attempt < attempt or is_again):
-            return "has ended"
-        return None if job.suspended else "has not begun"
+    async def wait_until_begun(self) -> None:
+        """Wait until the launcher has begun all attempts that it was sent, unless it does not answer."""
+        answer = self._link.ask(AttemptKey(self._store_id, 0, 0))  # it reads in order
+        await asyncio.wait({answer}, timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
 
     async def usage(self) -> tuple[dict[int, JobUsage], str | None]:
         """Ask the launcher what running jobs use now; also return why nothing is known of any."""
@@ -262,15 +251,13 @@ def _with_results(spec: JobSpec, results: Mapping[int, str]) -> JobSpec:
 class ActiveAttempt(Struct):
     """An active attempt, from START to its end.
 
-    `launcher`: the instance it was saved for. `is_prefetched`: as in StartAttempt, or another attempt shares
-    its slot. `unreported_since`: when its start was decided, epoch time; None: a launcher has reported it.
-    `waits`: why it has not begun, as its launcher says.
+    `launcher`: the instance it was saved for. `unreported_since`: when its start was decided, epoch time;
+    None: a launcher has reported it. `waits`: why it has not begun, as its launcher says.
     """
 
     slot: int
     launcher: str
     tokens: Tokens = NO_TOKENS
-    is_prefetched: bool = False
     is_unsent: bool = False
     unreported_since: float | None = None
     waits: Reason | None = None
@@ -298,21 +285,19 @@ class AttemptTable:
     def start(self, effect: StartAttempt, launcher: str, at: float) -> NewAttempt:
         """Add a new attempt; return the row for the next transaction."""
         job, slot, tokens = effect.job, effect.slot, effect.tokens
-        self.active[job.id] = ActiveAttempt(
-            slot, launcher, tokens, effect.is_prefetched, is_unsent=True, unreported_since=at
-        )
+        self.active[job.id] = ActiveAttempt(slot, launcher, tokens, is_unsent=True, unreported_since=at)
         return NewAttempt(job.id, job.attempt, slot, launcher, at, tokens)
 
-    def reassign(self, jobs: Iterable[Job | None], launcher: str, at: float) -> list[tuple[Job, NewAttempt]]:
+    def reassign(
+        self, job_of: Callable[[JobId], Job | None], launcher: str, at: float
+    ) -> list[tuple[Job, NewAttempt]]:
         """Move attempts to this launcher; return their jobs with the rows for the next transaction."""
         waiting, self.to_reassign = self.to_reassign, set()
-        users = Counter(attempt.slot for attempt in self.active.values())
         found = []
-        for job in jobs:
-            if job is not None and job.id in waiting:
-                attempt = self.active[job.id]
-                attempt.launcher, attempt.is_prefetched = launcher, users[attempt.slot] > 1
-                row = NewAttempt(job.id, job.attempt, attempt.slot, launcher, at, attempt.tokens)
+        for job_id, attempt in self.active.items():  # in the order of their starts
+            if job_id in waiting and (job := job_of(job_id)) is not None:
+                attempt.launcher = launcher
+                row = NewAttempt(job_id, job.attempt, attempt.slot, launcher, at, attempt.tokens)
                 found.append((job, row))
         return found
 
@@ -320,11 +305,6 @@ class AttemptTable:
         """Return whether the attempt was saved for this launcher and not sent yet."""
         attempt = self.active.get(job.id)
         return attempt is not None and attempt.is_unsent and attempt.launcher == launcher
-
-    def resend(self, job_id: JobId) -> None:
-        """Let the next transaction save an attempt that no launcher has, and then launch it."""
-        self.active[job_id] = replace(self.active[job_id], is_unsent=True)  # another one for `refusals`
-        self.to_reassign.add(job_id)
 
     def end(self, job_id: JobId) -> None:
         """Forget an attempt that is over."""
@@ -380,7 +360,8 @@ class AttemptTable:
         if was_never_started and job.state is State.STOPPING:
             return stopped_end(job, at)
         if was_never_started:
-            self.resend(job.id)
+            attempt.is_unsent = True
+            self.to_reassign.add(job.id)
             return None
         if launcher.partition(":")[0] != boot_id:
             return unreported_end(job, Outcome.INTERRUPTED, at, "the machine went down while it ran")

@@ -55,12 +55,10 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     *,
     place: Place | None = None,
     tokens: Tokens = NO_TOKENS,
-    is_prefetched: bool = False,
 ) -> Launch:
     """Build the Launch of an attempt: the command, or the program that runs a class job.
 
-    `place`: its executor; None: this machine, directly. `tokens`: those that it holds. `is_prefetched`:
-    another attempt has its slot.
+    `place`: its executor; None: this machine, directly. `tokens`: those that it holds.
     """
     own = _daemons_part(job, spec, config)
     added = allowed_environment(spec, config) | _bgd_variables(job, spec, slot, config, tokens, place)
@@ -83,8 +81,6 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         own_group=config.daemon.cgroups == "all",
         position=position,
         place=place,
-        slot=slot,
-        is_prefetched=is_prefetched,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])

@@ -543,8 +543,6 @@ class _Connection(asyncio.Protocol):
                 self._listener.attempt_ended(message)
             case AttemptEnded():
                 self._ended.append(message)
-            case launching.AttemptReturned(key):
-                self._listener.attempt_returned(key)
             case launching.LogGrew():
                 self._listener.log_grew(message)
             case launching.Checked(number, is_alive):

@@ -21,10 +21,9 @@ from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
 from bgd.core.job import FINAL, Job, JobId, Now, Outcome, State
-from bgd.core.notifications import Fact, NotifyEvent, NotifyRule, fact_of_calls
+from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, CommandAttempt, SaveJob, Scheduler, StartAttempt
-from bgd.core.slots import Recall
 from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
@@ -39,8 +38,7 @@ from bgd.daemon.storage.records import REMOVE, AttemptEnd, JobEvent, QueueContro
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.units import format_duration
-from bgd.wire import launching
-from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import QueueView, ResourceView
 
@@ -191,10 +189,6 @@ class Supervisor:
         """Start nothing more, and wait until no attempt runs; with LEAVE do not wait for attempts."""
         self.scheduler.pause(Cause.SHUTDOWN)
         self.is_draining = True
-        if self.scheduler.table.queues.slots.prefetched and mode is not ShutdownMode.LEAVE:
-            [job, *_] = self.scheduler.active_jobs()
-            await self.saved_unless_stuck()  # the launcher returns those that have not begun, then it answers
-            await self.dispatcher.refusals({job.id: self.dispatcher.ask(job)})
         at = now()
         for job in self.scheduler.active_jobs():
             if mode is ShutdownMode.REQUEUE:
@@ -305,10 +299,12 @@ class Supervisor:
             self.transaction.removers[job.id] = by
         self._changed.set()
 
-    def set_controls(self, controls: QueueControls) -> None:
-        """Change slots and queues; `saved` tells when the change is on disk."""
+    async def set_controls(self, controls: QueueControls) -> None:
+        """Change slots and queues; when this returns it is on disk, and what started before has begun."""
         self.controls = self.transaction.controls = controls
         self._apply_controls()
+        await self.saved()
+        await self.dispatcher.wait_until_begun()
 
     def when_saved(self, callback: Callable[[], object]) -> None:
         """Call `callback`, which must be cheap, once everything decided so far is on disk."""
@@ -342,9 +338,8 @@ class Supervisor:
 
     def launcher_ready(self, snapshot: LauncherSnapshot) -> None:
         """Reconcile the saved attempts with the launcher's snapshot, then let jobs start."""
-        active = self.scheduler.active_jobs()
         adopted, over = self._attempts.reconcile(
-            active, snapshot, self._store.store_id, clock.boot_id(), now().wall
+            self.scheduler.active_jobs(), snapshot, self._store.store_id, clock.boot_id(), now().wall
         )
         for end in over:
             self._end_attempt(end)
@@ -357,14 +352,17 @@ class Supervisor:
             self.attempt_ended(ended)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
-        queues = self.scheduler.table.queues
-        for job in active:  # if it was never started and needs only a slot, it waits for its turn again
-            if job.id in self._attempts.to_reassign and queues.may_return(job) and not job.suspended:
-                self._return(job)
-        queues.slots.prefetches = self.link.supports(launching.RecallAttempts())
-        queues.slots.recall()  # others may have to start first by now
+        self._requeue_paused()
         self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
+
+    def _requeue_paused(self) -> None:
+        """Queue the jobs of paused queues again whose attempts no launcher has begun."""
+        at = now()
+        for job in filter(None, map(self.get, sorted(self._attempts.to_reassign))):
+            if self.scheduler.is_paused(job.queue) and not job.suspended:
+                self.scheduler.requeue(job.id, at)
+                self._end_attempt(stopped_end(self.scheduler.table.jobs[job.id], at.wall))
 
     def launcher_lost(self) -> None:
         """Start nothing until the next launcher is ready."""
@@ -394,22 +392,6 @@ class Supervisor:
             self._end_attempt(reported_end(ended))
         self.transaction.acknowledge.append(ended.key)
         self._changed.set()
-
-    def attempt_returned(self, key: AttemptKey) -> None:
-        """Queue a job whose attempt has come back; if it is suspended, launch it again instead."""
-        job = self.dispatcher.active_job(key)
-        if job is not None and job.state is State.STOPPING:  # asked for meanwhile
-            self._end_attempt(stopped_end(job, now().wall))
-        elif job is not None and job.suspended:  # in the queue it could not be continued
-            self._attempts.resend(job.id)
-        elif job is not None:
-            self._return(job)
-        self._changed.set()
-
-    def _return(self, job: Job) -> None:
-        self._attempts.end(job.id)
-        self.transaction.returned.append((job.id, job.attempt))
-        self.scheduler.returned(job.id, now())
 
     def log_grew(self, grew: LogGrew) -> None:
         """Notify the followers of a log that it has grown."""
@@ -459,17 +441,12 @@ class Supervisor:
                 return
 
     def _tell_launcher(self, transaction: Transaction) -> None:
-        """Launch, recall, stop and acknowledge attempts as saved."""
+        """Launch, stop and acknowledge attempts as saved."""
         position = self._store.position
         for job in transaction.launches:
-            match job:
-                case Job():
-                    end = self.dispatcher.launch(job, transaction, self.config, position)
-                    if end is not None:
-                        self._end_attempt(end)
-                case Recall():
-                    if self.scheduler.table.queues.slots.prefetches:  # earlier launchers do not know it
-                        self.link.send(launching.RecallAttempts())
+            end = self.dispatcher.launch(job, transaction, self.config, position)
+            if end is not None:
+                self._end_attempt(end)
         if transaction.launches:
             self.link.flush()  # before the answers: the clients may need the processor
         for job in transaction.commands:
@@ -488,8 +465,7 @@ class Supervisor:
         if self.notify_rules:
             transaction.rules, transaction.default_target = self.notify_rules, self.config.daemon.notify
         if self._attempts.to_reassign:  # saved for another launcher and never sent
-            waiting = [self.get(job_id) for job_id in self._attempts.to_reassign]
-            for job, row in self._attempts.reassign(waiting, self.link.instance, at.wall):
+            for job, row in self._attempts.reassign(self.get, self.link.instance, at.wall):
                 transaction.relaunched.append(row)
                 transaction.launches.append(job)
         self._add_effects(transaction)
@@ -504,7 +480,7 @@ class Supervisor:
         transaction.wanted = [
             job.id
             for job in transaction.launches
-            if isinstance(job, Job) and (job.id not in transaction.specs or job.id in transaction.references)
+            if job.id not in transaction.specs or job.id in transaction.references
         ]
         return transaction
 
@@ -527,9 +503,6 @@ class Supervisor:
                         transaction.launches.append(current)
                 case CommandAttempt():
                     transaction.commands.append(effect.job)
-                case Recall():
-                    transaction.launches.append(effect)
-                    continue
             if self.notify_rules and (event := notify_event(effect)) is not None:
                 transaction.notify_facts.append(Fact(event=event, at=transaction.now.wall, job=effect.job.id))
 
@@ -553,7 +526,7 @@ class Supervisor:
         end = apply_exception_rules(end, job.policy)
         how = end.outcome, now(), exit_code_of(end.outcome, end.exit_code, end.signal), end.decision
         has_begun = end.started_at is not None or end.outcome is not Outcome.CANCELLED
-        if self.scheduler.ended(end.job, end.attempt, *how, seconds=end.run_seconds, has_begun=has_begun):
+        if self.scheduler.ended(end.job, end.attempt, *how, has_begun=has_begun):
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]
@@ -576,8 +549,6 @@ class Supervisor:
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
         rules = queue_rules(self.config, self.controls)
-        tells_starts = any(NotifyEvent.STARTED in rule.on for rule in self.notify_rules.values())
-        self.scheduler.table.queues.slots.tells_starts = tells_starts
         self.scheduler.breakers.rules = breaker_rules(self.config)
         self.scheduler.resize(self.slots, rules, now(), self.config.resources)
         if self.controls.paused:

@@ -136,12 +136,6 @@ class Attempt:
         return AttemptStarted(key, pid, at, self.is_suspended, self.since, place, self.waits)
 
     @property
-    def may_return(self) -> bool:
-        """Whether it was prefetched, and nothing has been asked of it since."""
-        is_untouched = self.reason is None and not self.is_suspended and not self._signals
-        return self.launch.is_prefetched and is_untouched
-
-    @property
     def has_exited(self) -> bool:
         """Whether its first process has ended, even if that is not known yet."""
         return self._run is not None and self._run.has_exited
@@ -179,12 +173,10 @@ class Attempt:
     def signal(self, signum: int, *, whole_tree: bool) -> None:
         """Signal its first process or its whole tree, unless the first process has ended.
 
-        Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does. A
-        prefetched one does not keep SIGCONT, so that it may still be returned.
+        Before it runs, keep each signal once, and SIGCONT until it is suspended, as the kernel does.
         """
         if self._run is None:
-            if not self.launch.is_prefetched or signum != signal.SIGCONT:
-                self._signals[signum] = whole_tree or self._signals.get(signum, False)
+            self._signals[signum] = whole_tree or self._signals.get(signum, False)
         elif not self._run.is_over:
             self._run.signal(signum, whole_tree=whole_tree)
 
@@ -197,8 +189,6 @@ class Attempt:
             self.limit.pause()
         if self._run is None:
             self._signals.pop(signal.SIGCONT, None)  # which was asked for before
-            if self.launch.is_prefetched and self.waits is None:
-                self.wait_to_start("it has not begun")
         else:
             self._run.steer(is_suspended=True)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bgd.core.job import SHORT_RUN, Outcome
+from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from bgd.launcher.supervisors import SupervisorChannel
 
 log = logging.getLogger(__name__)
-
-
-Slot = tuple[str, int] | AttemptKey
-"""A slot of a database, or an attempt that has none."""
 
 
 class KnownAttempts:
@@ -52,9 +47,7 @@ class KnownAttempts:
         self._pools: dict[str, PilotPool] = {}  # by their executors
         self.idle: Callable[[], None] = lambda: None
         self._is_closing = False
-        self._waiting: set[AttemptKey] = set()  # those that have not begun: for their slot, or while closing
-        self._by_slot: dict[Slot, deque[AttemptKey]] = {}  # the attempts of each slot; the first one runs
-        self._timed: set[Slot] = set()  # those that are looked at after SHORT_RUN
+        self._deferred: set[AttemptKey] = set()  # launched while closing, and not begun
         self._watched: set[AttemptKey] = set()
         self._grown: set[AttemptKey] = set()
         self._usage = UsageReader(context, self.unended)
@@ -63,7 +56,7 @@ class KnownAttempts:
     @property
     def is_running(self) -> bool:
         """Whether an attempt has begun and not ended."""
-        return len(self.unended) > len(self._waiting)
+        return len(self.unended) > len(self._deferred)
 
     def remember(self, ends: Iterable[AttemptEnded]) -> None:
         """Adopt unacknowledged ends of a predecessor."""
@@ -87,66 +80,26 @@ class KnownAttempts:
             self._channel.send(self.unended[key].state if key in self.unended else self._ends[key])
             return
         attempt = self._add(launch)
-        slot = _slot_of(launch)
-        if self._by_slot[slot][0] != key:
-            self._waiting.add(key)
-            self._return_later(slot)
-        elif self._is_closing:
+        if self._is_closing:
             # the journal has nothing of it, so it counts as never started and the next launcher gets it;
             # interrupting it would fail all queued jobs, one after the other
-            self._waiting.add(key)
+            self._deferred.add(key)
         else:
             self._begin(attempt)
-
-    def recall(self) -> None:
-        """Return every attempt that waits for its slot, except where something was asked of it."""
-        for keys in self._by_slot.values():
-            self._return(keys)
-
-    def _return_later(self, slot: Slot) -> None:
-        """Return those that wait for a slot, if the first one takes long."""
-        if slot not in self._timed:
-            self._timed.add(slot)
-            self._context.deadlines.after(SHORT_RUN, partial(self._look_at, slot, self._by_slot[slot][0]))
-
-    def _look_at(self, slot: Slot, first: AttemptKey) -> None:
-        self._timed.remove(slot)
-        keys = self._by_slot.get(slot)
-        if keys is not None and keys[0] == first:
-            self._return(keys)
-        elif keys is not None and len(keys) > 1:
-            self._return_later(slot)
-
-    def _return(self, keys: deque[AttemptKey]) -> None:
-        able = self._channel.newest >= launching.FIRST_WITH_RETURNS
-        for key in list(keys)[1:] if able else ():
-            if key in self._waiting and self.unended[key].may_return:
-                del self.unended[key]
-                self._waiting.remove(key)
-                keys.remove(key)
-                self._channel.send(launching.AttemptReturned(key))
 
     def stop(self, key: AttemptKey, grace: float, *, is_cancel: bool) -> None:
         """Stop an attempt that has not ended; `is_cancel`: let a class job know that it is cancelled."""
         if attempt := self.unended.get(key):
             told = StopReason.CANCELLED if is_cancel else StopReason.OTHER
             attempt.stop(Outcome.CANCELLED, grace, told)
-            if key in self._waiting:
-                self._waiting.remove(key)
+            if key in self._deferred:
+                self._deferred.remove(key)
                 self._begin(attempt)  # it ends at once
-
-    def resume(self, key: AttemptKey) -> None:
-        """Undo the suspension of an attempt; one that still waits for its slot may be returned again."""
-        if attempt := self.unended.get(key):
-            attempt.resume()
-            if key in self._waiting:
-                self._return_later(_slot_of(attempt.launch))
 
     def interrupt(self) -> None:
         """Stop all attempts, and start no more."""
         self._is_closing = True
-        for key in self.unended.keys() - self._waiting:
-            attempt = self.unended[key]
+        for attempt in self.unended.values():
             attempt.stop(Outcome.INTERRUPTED, attempt.launch.grace)
 
     def acknowledge(self, key: AttemptKey) -> None:
@@ -214,7 +167,6 @@ class KnownAttempts:
         grew, executor = partial(self._note_growth, launch.key), self._executor_of(launch)
         attempt = Attempt(launch, self._context, executor, self._channel.send_soon, grew, adopted)
         self.unended[launch.key] = attempt
-        self._by_slot.setdefault(_slot_of(launch), deque()).append(launch.key)
         return attempt
 
     def _executor_of(self, launch: Launch) -> Executor:
@@ -247,20 +199,9 @@ class KnownAttempts:
             attempt.acknowledge()
         del self.unended[ended.key]
         self._ends[ended.key] = ended
-        self._leave_slot(attempt.launch)
         self._channel.send(ended)
         if not self.is_running:
             self.idle()
-
-    def _leave_slot(self, launch: Launch) -> None:
-        """Let the next attempt of its slot begin."""
-        keys = self._by_slot[_slot_of(launch)]
-        keys.remove(launch.key)
-        if not keys:
-            del self._by_slot[_slot_of(launch)]
-        elif keys[0] in self._waiting and not self._is_closing:
-            self._waiting.remove(keys[0])
-            self._begin(self.unended[keys[0]])
 
     def _known(self, key: AttemptKey) -> Attempt | AttemptEnded | None:
         return self.unended.get(key) or self._ends.get(key)
@@ -271,10 +212,6 @@ class KnownAttempts:
             if not self._grown:
                 asyncio.get_running_loop().call_soon(self.send_growth)
             self._grown.add(key)
-
-
-def _slot_of(launch: Launch) -> Slot:
-    return (launch.key.store, launch.slot) if launch.slot else launch.key
 
 
 _PILOT_PATIENCE = 2.0  # seconds for pilots to say what their attempts use

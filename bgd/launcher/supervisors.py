@@ -270,7 +270,8 @@ class Supervisors:
                 if attempt := self._attempts.unended.get(key):
                     attempt.suspend()
             case launching.ContinueProcesses(key):
-                self._attempts.resume(key)
+                if attempt := self._attempts.unended.get(key):
+                    attempt.resume()
             case launching.Acknowledge():
                 self._journal.raise_position(message.key.store, message.position)
                 self._attempts.acknowledge(message.key)
@@ -282,8 +283,6 @@ class Supervisors:
                 self._attempts.measure()
             case launching.RenewWorkers():
                 self._attempts.workers.renew()
-            case launching.RecallAttempts():
-                self._attempts.recall()
             case launching.OutputStored(key, offset):
                 if self._context.outbox is not None:
                     self._context.outbox.stored(key, offset)

@@ -21,7 +21,7 @@ from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
-LAUNCHING_PROTOCOL = FIRST_WITH_RETURNS = 10
+LAUNCHING_PROTOCOL = 9
 # of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
 OLDEST_LAUNCHING_PROTOCOL = 1
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
@@ -151,8 +151,6 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `stop_signal`: sent first to end the attempt. None: TERM.
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `slurm`: run it on a cluster; None: on this machine.
-    * `slot`: since protocol 10, begin once no attempt that was launched earlier has this slot; 0: at once.
-    * `is_prefetched`: it has to wait for its slot, and may be returned before it begins.
     """
 
     key: AttemptKey
@@ -177,8 +175,6 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     stop_signal: StopSignal | None = None
     place: Place | None = None
     slurm: SlurmStart | None = None
-    slot: int = 0
-    is_prefetched: bool = False
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
@@ -244,10 +240,6 @@ class RenewWorkers(Struct, frozen=True, tag="renew"):
     """Give the present warm workers no more attempts; new ones replace them when needed."""
 
 
-class RecallAttempts(Struct, frozen=True, tag="recall"):
-    """Forget each prefetched attempt that waits for its slot, and answer AttemptReturned for it."""
-
-
 class OutputStored(Struct, frozen=True, tag="stored"):
     """Forget the output of an attempt before this offset. Only pilots get this: they keep no logs."""
 
@@ -300,7 +292,6 @@ ToLauncher = (
     | CheckAttempt
     | MeasureUsage
     | RenewWorkers
-    | RecallAttempts
     | OutputStored
     | KeepAlive
     | TradeSockets
@@ -323,8 +314,6 @@ def protocol_of(message: ToLauncher) -> int:
             return 8
         case OpenKeyboard():
             return 9
-        case RecallAttempts():
-            return FIRST_WITH_RETURNS
         case _:
             return OLDEST_LAUNCHING_PROTOCOL
 
@@ -415,15 +404,6 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     leftovers: str | None = None
 
 
-class AttemptReturned(Struct, frozen=True, tag="returned"):
-    """A prefetched attempt has not begun and is forgotten; it may be launched again.
-
-    Sent when attempts are recalled, or when the attempt that has the slot takes longer than SHORT_RUN.
-    """
-
-    key: AttemptKey
-
-
 class NotStarted(StrEnum):
     """The beginning of the `problem` of an attempt that did not start; a colon and details follow."""
 
@@ -501,16 +481,7 @@ class Declined(Struct, frozen=True, tag="declined"):
 
 
 FromLauncher = (
-    Welcome
-    | AttemptStarted
-    | AttemptEnded
-    | AttemptReturned
-    | Ready
-    | LogGrew
-    | Checked
-    | Measured
-    | OutputPart
-    | Declined
+    Welcome | AttemptStarted | AttemptEnded | Ready | LogGrew | Checked | Measured | OutputPart | Declined
 )
 
 

@@ -12,7 +12,6 @@ from bgd.core.explain import Cause
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources
 from bgd.core.scheduler import Effect, Scheduler, StartAttempt
-from bgd.core.slots import Recall
 from bgd.core.spec import JobSpec
 from tests.core.effect_checker import EffectChecker, Request
 from tests.core.fakes import End, FakeDisk, FakeLauncher, Key
@@ -263,7 +262,7 @@ class SimulatedMachine:
         self._decided()
 
     def _decided(self, asked: Request | None = None, *, is_settled: bool = True) -> None:
-        effects = [each for each in self.scheduler.take_effects() if not isinstance(each, Recall)]
+        effects = self.scheduler.take_effects()
         if is_settled:
             self.checker.settled = self.now
         self.checker.follow(effects, self.now, asked)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from bgd.core.job import State
+from bgd.core.job import Outcome, State
 from bgd.core.limits import QueueRule
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon import queue_controls
 from bgd.daemon.storage.records import QueueControls, QueueSetting
-from bgd.wire.launching import Launch
+from bgd.wire.launching import CheckAttempt, Checked, Launch
 from bgd.wire.replies import Acted, ErrorCode, Failed, Queues
 from bgd.wire.requests import (
     Cancel,
@@ -23,6 +25,7 @@ from bgd.wire.requests import (
 )
 from tests.daemon.harness import command, configure, served
 from tests.daemon.scripted_launcher import end
+from tests.daemon.waiting import soon
 
 
 async def test_slots_and_queues_set_at_run_time_survive_a_restart(folder, launcher):
@@ -54,6 +57,46 @@ async def test_slots_and_queues_set_at_run_time_survive_a_restart(folder, launch
         queues = await caller.ask(RemoveQueue(2, "mail"), Queues)
         assert queues.slots == 1
         assert {each.name: each.slots for each in queues.queues}["mail"] == 2
+
+
+async def test_a_pause_is_confirmed_once_the_launcher_has_begun_what_started_before(config, launcher):
+    async with served(config, launcher) as life:
+        caller, other = await life.call(), await life.call()
+        launcher.answers = None
+        job = life.take()
+        pausing = asyncio.create_task(caller.ask(Pause(1), Queues))
+
+        assert (await launcher.hear(Launch)).key.job == job
+        question = await launcher.hear(CheckAttempt)
+        await other.ask(GetQueues(1), Queues)
+        assert not pausing.done()
+        launcher.say(Checked(question.number, False))
+
+        assert (await soon(pausing)).paused
+
+
+@pytest.mark.parametrize("queue", [None, "default"])
+async def test_a_start_that_no_launcher_has_begun_is_taken_back_if_its_queue_is_paused(
+    config, launcher, queue
+):
+    async with served(config, launcher) as life:
+        life.commits.close()
+        paused, other = life.take(), life.take(command(queue="other"))
+        await life.commits.reached.wait()
+        launcher.hang_up()
+        await life.is_lost.wait()
+        life.commits.open()
+        await (await life.call()).ask(Pause(1, queue), Queues)
+        await launcher.greet(instance="boot:second")
+
+        launched = [message.key.job for message in await life.told() if isinstance(message, Launch)]
+
+        assert launched == ([other] if queue else [])
+        assert (await life.view(paused)).state is State.QUEUED
+        [attempt] = await life.attempts(paused)
+        assert attempt.outcome is Outcome.INTERRUPTED
+        assert attempt.error is not None
+        assert attempt.error.message == "stopped before it was started"
 
 
 async def test_paused_queue_starts_nothing_until_it_is_resumed(config, launcher):

@@ -139,11 +139,7 @@ class History:
                 assert event.state is MOVES[state][Move(event.what)], f"job {job}: {state}, then {event}"
             if event.what == Move.START:
                 attempt += 1
-            if event.what == Move.RETURN:
-                attempt -= 1
-            assert event.attempt == attempt, (
-                f"job {job}: attempt {event.attempt} is not its attempt {attempt}"
-            )
+            assert event.attempt == attempt, f"job {job}: not its attempt {attempt}: {event}"
             has_ended = event.what in OVER and state in {State.RUNNING, State.STOPPING}
             assert (event.outcome is not None) == has_ended, f"job {job}: {event}"
             state = event.state
@@ -207,14 +203,12 @@ class History:
         """No two jobs ever have the same key, and who finds another one by its key finds one that has it."""
         holders: dict[str, int] = {}
         kept: dict[str, tuple[int, float]] = {}  # by finished jobs, and until when
-        started: set[int] = set()  # a returned job does not get its key back
         for event in self.events:
             spec = self.specs.get(event.job) or self.jobs.get(event.job)
             if spec is None or spec.key is None:
                 continue
-            key = spec.key
-            started |= {event.job} if spec.key_until is KeyUntil.START and event.attempt > 0 else set()
-            if event.state in FINAL or event.job in started:
+            key, has_started = spec.key, spec.key_until is KeyUntil.START and event.attempt > 0
+            if event.state in FINAL or has_started:
                 if holders.get(key) == event.job:
                     del holders[key]
                 if kept.get(key, (None,))[0] == event.job:

@@ -135,7 +135,6 @@ def _check_events(events: list[EventView], shown: Mapping[int, Shown]) -> None:
     starts, ends, finishes = Counter[tuple[int, int]](), Counter[tuple[int, int]](), Counter[int]()
     for event in events:
         starts[event.job, event.attempt] += event.what == Move.START
-        starts[event.job, event.attempt + 1] -= event.what == Move.RETURN  # it did not start after all
         ends[event.job, event.attempt] += event.outcome is not None
         finishes[event.job] += event.state in FINAL and event.what != "note"
     for job, (_, attempts) in shown.items():

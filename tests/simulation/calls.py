@@ -91,8 +91,6 @@ def check_breaker(history: History) -> Counter[str]:
             assert event.at >= paused_until - SLACK, f"job {event.job} started while calls were paused"
             trial = event.job
             found["tried"] += 1
-        elif event.what == Move.RETURN and event.job == trial:
-            trial = None
         elif event.outcome is not None and paused_until is None:
             failures = _after(failures, event)
             if len(failures) >= FAILURES:

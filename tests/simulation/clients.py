@@ -59,6 +59,7 @@ class SimulatedClient:
         self._submitted = submitted
         self._known = 0  # the newest job when it sent its last request
         self._asked: tuple[Request, float, SupervisorLife] | None = None
+        self._asked_at = 0.0  # of the event queue
         self._numbers = itertools.count(1)
         self.actions: list[Action] = []
         self.schedules = ScheduleAsker(number)
@@ -78,6 +79,8 @@ class SimulatedClient:
             self._known = life.supervisor.newest_id
             request = replace(request, token=self._machine.dice.randbytes(16))
         self._asked = request, self._machine.event_queue.now().wall, life
+        self._asked_at = self._machine.event_queue.time
+        self._machine.stops.asked(request)
         # bytes of a broken connection may be read after those of the next one
         delay = 0.1 if self._machine.dice.random() < DELAYED_SHARE else 0.0
         self._machine.event_queue.after(delay, lambda: life.loop.run(self._give, life, request))
@@ -243,6 +246,7 @@ class SimulatedClient:
         assert self._asked is not None
         request, asked_at, _ = self._asked
         self._asked = None
+        self._machine.stops.answered(request, self._asked_at, reply, self._machine.event_queue.time)
         actions = self.schedules.actions if is_about_schedules(request) else self.actions
         actions.append(Action(self.number, request, asked_at, self._machine.event_queue.now().wall, reply))
         if isinstance(reply, Submitted) and isinstance(request, MAKES_JOBS):

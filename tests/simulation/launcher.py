@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
 from collections.abc import Callable
 from signal import SIGCONT
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import SHORT_RUN, Outcome
+from bgd.core.job import Outcome
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     Acknowledge,
     AttemptEnded,
     AttemptKey,
-    AttemptReturned,
     AttemptStarted,
     CheckAttempt,
     Checked,
@@ -34,7 +32,6 @@ from bgd.wire.launching import (
     OpenKeyboard,
     OutputStored,
     Ready,
-    RecallAttempts,
     RenewWorkers,
     SignalProcesses,
     StopProcesses,
@@ -82,7 +79,7 @@ class Journal(Struct):
 
 
 class SimulatedLauncher:
-    """One launcher, from its start to its death."""
+    """One launcher, from its start to its death. `begins` checks that an attempt may begin."""
 
     def __init__(
         self,
@@ -91,15 +88,15 @@ class SimulatedLauncher:
         journal: Journal,
         instance: str,
         records: AttemptRecords,
+        begins: Callable[[str, Launch], None],
     ) -> None:
         self._event_queue = event_queue
         self._dice = dice
         self._journal = journal
         self._records = records
+        self._begins = begins
         self._supervisor: Callable[[FromLauncher], None] | None = None
         self._is_dead = False
-        self._waiting: dict[AttemptKey, Launch] = {}  # for their slots; the journal has nothing of them
-        self._asked: defaultdict[AttemptKey, list[ToLauncher]] = defaultdict(list)  # of those, once they run
         self._take_over(instance)
 
     def receive(self, message: ToLauncher, connection: Callable[[FromLauncher], None]) -> None:
@@ -126,8 +123,7 @@ class SimulatedLauncher:
 
     def suspended(self) -> dict[int, bool]:
         """Return whether each job that has not ended is suspended."""
-        waiting = {key.job: SuspendProcesses(key) in self._asked[key] for key in self._waiting}
-        return waiting | {key.job: run.suspended for key, run in self._journal.runs.items()}
+        return {key.job: run.suspended for key, run in self._journal.runs.items()}
 
     # --- start ------------------------------------------------------------------------------------------
 
@@ -158,29 +154,17 @@ class SimulatedLauncher:
         connection(Welcome(LAUNCHING_PROTOCOL, instance, 1, covers, None, position))
         for key, run in self._journal.runs.items():
             connection(AttemptStarted(key, 1, run.started_at, run.suspended))
-        for key in self._waiting:
-            connection(AttemptStarted(key, None, self._event_queue.now().wall))
         for ended in self._journal.ended.values():
             connection(ended)
         connection(Ready())
 
     # --- attempts ---------------------------------------------------------------------------------------
 
-    def _obey(self, message: ToLauncher) -> None:  # noqa: C901, PLR0912  a flat list of cases
+    def _obey(self, message: ToLauncher) -> None:
         match message:
             case Launch():
                 self._pass(message.position)
                 self._launch(message)
-            case StopProcesses(key) if key in self._waiting:
-                del self._waiting[key]
-                self._finish(key, Outcome.CANCELLED, None, None)
-            case ContinueProcesses(key) if key in self._waiting:
-                self._asked[key] = [each for each in self._asked[key] if isinstance(each, SignalProcesses)]
-                self._event_queue.after(SHORT_RUN, self._return)
-            case SuspendProcesses(key) | SignalProcesses(key) if key in self._waiting:
-                self._asked[key].append(message)
-            case RecallAttempts():
-                self._return()
             case StopProcesses(key, grace) if key in self._journal.runs:
                 self._stop(self._journal.runs[key], grace)
             case SignalProcesses(key, number) if key in self._journal.runs:
@@ -231,35 +215,8 @@ class SimulatedLauncher:
         if key in self._journal.ended:
             self._say(self._journal.ended[key])
             return
-        if key in self._waiting:
-            self._say(AttemptStarted(key, None, self._event_queue.now().wall))
-            return
-        assert key.job not in {other.job for other in [*runs, *self._waiting]}, f"{key} overlaps with another"
-        self._waiting[key] = launch
-        if launch.slot:
-            self._event_queue.after(SHORT_RUN, self._return)
-        self._begin_next()
-
-    def _begin_next(self) -> None:
-        """Begin all that waited for slots that are free, each slot's in the order in which they came."""
-        taken = {run.launch.slot for run in self._journal.runs.values()} - {0}
-        for key, launch in list(self._waiting.items()):
-            if launch.slot not in taken and not self._is_dead:
-                del self._waiting[key]
-                self._begin(launch)
-                for each in self._asked.pop(key, ()):
-                    self._obey(each)
-                taken |= {launch.slot} - {0} if key in self._journal.runs else set()
-
-    def _return(self) -> None:
-        """Return all that may come back, also behind a job that has just begun."""
-        returned = [key for key, each in self._waiting.items() if each.is_prefetched and not self._asked[key]]
-        for key in returned if self._supervisor is not None and not self._is_dead else ():
-            del self._waiting[key]
-            self._say(AttemptReturned(key))
-
-    def _begin(self, launch: Launch) -> None:
-        key, runs = launch.key, self._journal.runs
+        assert key.job not in {other.job for other in runs}, f"{key} overlaps with another"
+        self._begins(self._journal.instance, launch)
         attempt = key.job, key.attempt
         self._records.starts[attempt] += 1
         assert self._records.starts[attempt] == 1, f"attempt {attempt} was started twice"
@@ -357,7 +314,6 @@ class SimulatedLauncher:
         if self._supervisor is None:
             self._journal.synced.add(key)
         self._say(ended)
-        self._event_queue.after(0.0, self._begin_next)
 
     def _say(self, message: FromLauncher) -> None:
         if self._supervisor is not None:

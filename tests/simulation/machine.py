@@ -33,6 +33,7 @@ from bgd.daemon.storage import change_stream
 from bgd.daemon.storage.database import DatabaseConnection
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
+from bgd.wire.launching import Launch
 from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.records import AttemptRecords
 from tests.simulation.calls import with_breaker
@@ -43,6 +44,7 @@ from tests.simulation.launcher import GPUS, MAX_QUEUE_SLOTS, QUEUES, SLOTS, Jour
 from tests.simulation.limits import LIMITED, with_limits
 from tests.simulation.loop import SimulatedAlarm, SimulatedLoop
 from tests.simulation.references import with_class_jobs
+from tests.simulation.stops import StopLaws
 
 GRACE = 0.5  # seconds
 SCHEDULED = 0.2  # of all histories; others have no schedules
@@ -67,11 +69,12 @@ class SupervisorLife(Struct):
     """One supervisor, from its start to its end.
 
     `handler` is None until it has loaded the database. `started_at`, `looks_from`: when it started, and when
-    it had loaded its schedules, by the wall clock.
+    it had loaded its schedules, by the wall clock. `first_event`: the newest event at its start.
     """
 
     loop: SimulatedLoop
     started_at: float
+    first_event: int
     looks_from: float | None = None
     handler: RequestHandler | None = None
     supervisor: Supervisor | None = None
@@ -83,6 +86,7 @@ class Machine:
 
     Attributes:
         records: what the attempts report of themselves.
+        stops: what must not begin any more.
         lives: all supervisors so far; `life` is the current one.
         has_schedules: whether there are schedules in this history; None leaves that to the seed.
         has_limits: whether queues have rates and weights, and jobs limits by key; None leaves it to the seed.
@@ -103,6 +107,7 @@ class Machine:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
         self.records = AttemptRecords()
+        self.stops = StopLaws()
         self.disk = new_disk()
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)
@@ -186,7 +191,9 @@ class Machine:
     def start_launcher(self) -> None:
         self._launchers += 1
         instance = f"{self.boot_id}:{self._launchers}"
-        self.launcher = SimulatedLauncher(self.event_queue, self.dice, self.journal, instance, self.records)
+        self.launcher = SimulatedLauncher(
+            self.event_queue, self.dice, self.journal, instance, self.records, self._begins
+        )
 
     def clear_away(self) -> None:
         """Stop everything, after the history."""
@@ -206,7 +213,8 @@ class Machine:
 
     def _begin_life(self) -> SupervisorLife:
         loop = SimulatedLoop(self.event_queue, self._connect)  # type: ignore[abstract]  # all that bgd asks for is there
-        life = SupervisorLife(loop, self.event_queue.now().wall)
+        newest = change_stream.newest_event(self.disk)
+        life = SupervisorLife(loop, self.event_queue.now().wall, newest)
         self.lives.append(life)
         life.tasks.append(loop.create_task(self._live(life)))
         return life
@@ -252,8 +260,13 @@ class Machine:
 
     async def _drain(self, life: SupervisorLife, mode: ShutdownMode) -> None:
         assert life.supervisor is not None
+        active = life.supervisor.scheduler.active_jobs()
+        self.stops.drains(self.lives.index(life), ((job.id, job.attempt) for job in active))
         await life.supervisor.drain(mode)
         self.event_queue.after(0.0, lambda: self._succeed(life))
+
+    def _begins(self, instance: str, launch: Launch) -> None:
+        self.stops.begins(len(self.lives) - 1, instance, launch)
 
     def _succeed(self, life: SupervisorLife) -> None:
         """Start another supervisor after one has ended, unless that was killed before."""
@@ -308,7 +321,6 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.daemon.retention.time", SimpleNamespace(monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
         mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
-        mock.patch("bgd.core.slots.SHORT_RUN", 4.0),  # so that most are prefetched, and many returned
     ):
         yield
 

@@ -30,6 +30,7 @@ from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
 from tests.simulation.references import ReferenceLaws
 from tests.simulation.schedules import ScheduleLaws
+from tests.simulation.stops import check_order
 
 STEPS = (5, 45)  # requests and faults of a history, at least and at most
 PAUSES = (0.0, 0.0, 0.001, 0.02, 0.3, 3.0, 12.0)  # seconds between them
@@ -226,6 +227,7 @@ class SimulationRun:
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
         self._check_told(stream, views, laws.jobs.keys())
+        check_order(self._machine.stops.begun, stream, [life.first_event for life in self._machine.lives])
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
         assert not stuck, f"nothing happens any more, but these have not finished: {stuck}"
         journal = self._machine.journal

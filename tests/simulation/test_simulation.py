@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from msgspec.structs import replace
@@ -15,17 +15,17 @@ from msgspec.structs import replace
 from bgd.core import conditions, scheduler
 from bgd.core.batches import Batches, BatchEvent
 from bgd.core.breakers import Breakers
+from bgd.core.explain import Cause
 from bgd.core.job import Move, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
-from bgd.core.scheduler import SaveJob, Scheduler
-from bgd.daemon import dispatch, followups, schedule_clock
+from bgd.core.scheduler import SaveJob, Scheduler, StartAttempt
+from bgd.daemon import followups, schedule_clock
 from bgd.daemon.batches import BatchActions
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.launches import build_launch
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import batches as stored_batches
@@ -35,6 +35,8 @@ from bgd.daemon.storage import schedules as schedule_storage
 from bgd.daemon.storage.records import QueueControls, unpack_waits
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Acknowledge
+from bgd.wire.requests import Pause, Resume
+from tests.simulation.clients import UNSENT, SimulatedClient
 from tests.simulation.event_queue import EventQueue
 from tests.simulation.launcher import QUEUES
 from tests.simulation.loop import SimulatedLoop
@@ -84,6 +86,17 @@ def test_a_killed_loop_ends_tasks_inside_their_asynchronous_generators():
     loop.bury()
 
     assert ended == ["_Buried", "_Buried"]
+
+
+def pause_often(monkeypatch):
+    def next_request(self):
+        dice = self._machine.dice
+        if self.number >= len(QUEUES) or dice.random() >= 0.5:
+            return ask(self)
+        return dice.choice([Pause, Resume])(UNSENT, QUEUES[self.number])
+
+    ask = SimulatedClient.next_request
+    monkeypatch.setattr(SimulatedClient, "next_request", next_request)
 
 
 # --- faults on purpose --------------------------------------------------------------------------------------
@@ -251,30 +264,44 @@ def give_tokens_back_too_early(monkeypatch):
     monkeypatch.setattr(Scheduler, "_stop", give_back)
 
 
-def begin_at_once_what_is_prefetched(monkeypatch):
-    def build(*args, **options):
-        return replace(build_launch(*args, **options), slot=0)
-
-    monkeypatch.setattr(dispatch, "build_launch", build)
+def confirm_pauses_before_what_started_has_begun(monkeypatch):
+    pause_often(monkeypatch)
+    monkeypatch.setattr(Dispatcher, "wait_until_begun", AsyncMock())
 
 
-def count_returned_attempts(monkeypatch):
-    def returned(self, job_id, now):
-        self.table.queues.vacate(self.table.jobs[job_id])
-        self._move(self.table.jobs[job_id], Move.RETURN, now)
-        self._settle(now)
+def begin_during_a_pause_what_no_launcher_has_begun(monkeypatch):
+    pause_often(monkeypatch)
+    monkeypatch.setattr(Supervisor, "_requeue_paused", lambda _: None)
 
-    monkeypatch.setattr(Scheduler, "returned", returned)
+
+def launch_upside_down(monkeypatch):
+    take = Scheduler.take_effects
+
+    def take_reversed(self):
+        effects = take(self)
+        starts = [each for each in effects if isinstance(each, StartAttempt)]
+        return [starts.pop() if isinstance(each, StartAttempt) else each for each in effects]
+
+    monkeypatch.setattr(Scheduler, "take_effects", take_reversed)
+
+
+def start_while_bgd_exits(monkeypatch):
+    pause = Scheduler.pause
+    monkeypatch.setattr(
+        Scheduler, "pause", lambda self, why: None if why is Cause.SHUTDOWN else pause(self, why)
+    )
 
 
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (confirm_pauses_before_what_started_has_begun, "begins in the paused"),
+        (begin_during_a_pause_what_no_launcher_has_begun, "begins in the paused"),
+        (launch_upside_down, "begins before one that started earlier"),
+        (start_while_bgd_exits, "bgd is about to exit"),
         (forget_tokens_at_a_restart, "is held twice"),
         (give_tokens_back_too_early, "is held twice"),
         (answer_too_early, ".*"),  # in many ways, soon
-        (begin_at_once_what_is_prefetched, "is taken"),
-        (count_returned_attempts, "attempts are missing|is not its attempt"),
         (acknowledge_too_early, "started twice"),
         (acknowledge_nothing_known, "never acknowledged"),
         (forget_to_save_a_start, "supervisor died|counts by state are wrong"),
@@ -287,7 +314,7 @@ def count_returned_attempts(monkeypatch):
         (forget_requests_at_a_restart, "nobody asked for these"),
         (forget_keys, "two unfinished jobs have"),
         (forget_pauses, "in the paused"),
-        (hold_nothing, "was held, and then"),
+        (hold_nothing, "begins after its job was held"),
         (tell_nobody_of_ends, "have not finished"),
         (set_no_timer, "have not finished"),
         (let_late_continues_through, "is suspended, and its processes were continued"),
@@ -645,7 +672,7 @@ def never_end_a_pause(monkeypatch):
     ("fault", "found"),
     [
         (follow_ends_in_a_later_transaction, "nothing followed"),
-        (follow_who_was_cancelled, "followed without an end"),
+        (follow_who_was_cancelled, "followed without an end|what did not happen is told"),
         (tell_of_an_earlier_attempt, "followed without an end"),
         (forget_breakers_at_a_restart, "while calls were paused"),
         (let_all_try, "started while (job|calls)"),
@@ -660,6 +687,8 @@ def test_a_fault_of_follow_ups_and_breakers_is_found(monkeypatch, fault, found):
 
 # Seeds at which the search for rarer faults starts, shortly before the first history that shows the fault
 STARTS = {
+    confirm_pauses_before_what_started_has_begun: 100,
+    begin_during_a_pause_what_no_launcher_has_begun: 325,
     give_tokens_back_too_early: 185,
     forget_pauses: 75,
     watch_no_job_after_a_restart: 30,

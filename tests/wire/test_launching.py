@@ -7,7 +7,6 @@ from bgd.core.explain import Cause, Reason
 from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
-    FIRST_WITH_RETURNS,
     MAX_BALLAST,
     MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
@@ -20,7 +19,6 @@ from bgd.wire.launching import (
     OpenKeyboard,
     PilotStart,
     Ready,
-    RecallAttempts,
     SlurmStart,
     TradeSockets,
     ballast_on,
@@ -104,10 +102,6 @@ def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
 
 def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
     assert protocol_of(MeasureUsage()) == 8
-
-
-def test_a_launcher_of_protocol_9_would_hang_up_on_a_recall():
-    assert protocol_of(RecallAttempts()) == FIRST_WITH_RETURNS == 10
 
 
 def test_a_launcher_of_protocol_8_would_hang_up_on_a_keyboard():

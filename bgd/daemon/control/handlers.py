@@ -264,8 +264,7 @@ class RequestHandler:
             and not is_repeated
         ):
             await self._reads.check_queue(request.queue, pause=isinstance(request, requests.Pause))
-        self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
-        await self._supervisor.saved()
+        await self._supervisor.set_controls(_with_request(self._supervisor.controls, request))
         return await self._reads.queues(request, client)
 
     async def _reload_configuration(self, request: requests.Reload, _: ClientConnection) -> Reply:

@@ -111,7 +111,7 @@ class ActivityWriter:
         self._running: dict[JobId, tuple[str, int]] = {}  # names and slots of jobs that it saw start
 
     def save(self, db: sqlite3.Connection, saved: Transaction, wanted: dict[JobId, StoredSpec]) -> None:
-        """Count ends, returns and starts of attempts; `wanted`: specs of those that start and are not new."""
+        """Count the ends and starts of attempts; `wanted`: specs of those that start and are not new."""
         minute = int(saved.now.wall) // MINUTE * MINUTE
         if minute != self._minute:
             _fold(db, minute)
@@ -124,11 +124,6 @@ class ActivityWriter:
                 for seconds, at, taken in _periods(end, saved.now.wall):
                     for counts in self._places(db, job.queue, name, at, seconds):
                         counts.slot_seconds += slots * taken
-        for returned, _ in saved.returned:
-            job = saved.saves[returned].job
-            name, *_ = self._running.pop(returned, None) or db.execute(_NAME, (returned,)).fetchone()
-            for counts in self._places(db, job.queue, name, minute):
-                counts.started = max(counts.started - 1, 0)  # it may have started in the minute before
         for start in saved.attempts:
             job, stored = saved.saves[start.job].job, saved.specs.get(start.job) or wanted.get(start.job)
             name = (stored is not None and stored.spec.name) or OTHER
@@ -271,8 +266,6 @@ _EARLIER = """
     FROM attempts CROSS JOIN jobs ON id = job
     WHERE attempts.finished_at BETWEEN ?2 AND ?3 GROUP BY 1, 2, 3, 4, 5
 """
-
-_NAME = "SELECT ifnull(name, '') FROM jobs WHERE id = ?"
 
 # An attempt on a cluster takes slot 0, which is none
 _RUNNING = """

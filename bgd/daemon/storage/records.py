@@ -30,7 +30,6 @@ from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import SaveJob
 from bgd.core.schedules import Occurrence
-from bgd.core.slots import Recall
 from bgd.core.spec import Demand, JobSpec, Reference
 from bgd.wire.launching import AttemptKey, AttemptStarted, Place
 from bgd.wire.replies import Run
@@ -192,7 +191,6 @@ class Transaction(Struct, kw_only=True):
         new: jobs that were just submitted; their specs are in `specs`.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
-        returned: attempts stored earlier that have not begun and will not, by job and number.
         pids: attempts that run, or are about to.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
@@ -223,7 +221,7 @@ class Transaction(Struct, kw_only=True):
         sessions: users and names of sessions whose inboxes got ends; known after the commit.
         specs: those of the new jobs.
         answers: what to call after the commit.
-        launches: jobs whose attempts to launch after the commit, and when to recall those before.
+        launches: jobs whose attempts to launch after the commit.
         commands: jobs that say what to do to their running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
         actors: users behind the effects of the Scheduler, by their place.
@@ -235,7 +233,6 @@ class Transaction(Struct, kw_only=True):
     saves: dict[JobId, SaveJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
-    returned: list[tuple[JobId, int]] = []
     pids: dict[JobId, AttemptStarted] = {}
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
@@ -268,7 +265,7 @@ class Transaction(Struct, kw_only=True):
     specs: dict[JobId, StoredSpec] = {}
     results: dict[int, str] = {}
     answers: list[Callable[[], object]] = []
-    launches: list[Job | Recall] = []
+    launches: list[Job] = []
     commands: list[Job] = []
     acknowledge: list[AttemptKey] = []
     actors: dict[int, str] = {}

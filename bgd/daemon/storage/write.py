@@ -72,8 +72,6 @@ class TransactionWriter:
             _save_jobs(db, transaction)
             _count_moves(jobs, transaction.saves.values())
         _count(db, jobs)
-        if transaction.returned:  # before the same attempts start again
-            db.executemany("DELETE FROM attempts WHERE job = ? AND attempt = ?", transaction.returned)
         if transaction.counted:
             batches.save(db, transaction)
         if transaction.edited:  # by a later submit, which may be of a session
@@ -98,7 +96,7 @@ class TransactionWriter:
         if transaction.wanted:
             wanted = read.read_specs(db, transaction.wanted)
             transaction.results = read.results_for(db, wanted.values())
-        if transaction.attempts or transaction.ends or transaction.returned:
+        if transaction.attempts or transaction.ends:
             self._activity.save(db, transaction, wanted)
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)

@@ -126,8 +126,7 @@ async def set_slots(site: Site, request: HttpRequest, asked_by: str, queue: str 
 
 async def _control(site: Site, queue: str | None, answer: dict[str, object], **changes: Any) -> PageResponse:
     """Change a queue, or all of them together, and answer with this once that is on disk."""
-    site.supervisor.set_controls(set_queue(site.supervisor.controls, queue, **changes))
-    await site.supervisor.saved()
+    await site.supervisor.set_controls(set_queue(site.supervisor.controls, queue, **changes))
     return await json_response({"queue": queue, **answer})
 
 

@@ -133,7 +133,6 @@ WORDS: dict[str, str] = {
     Move.SNOOZE: "{attempt} asked to run again later",
     Move.STOP: "{attempt} told to stop",
     Move.REQUEUE: "{attempt} ended ({outcome}); it is run again",
-    Move.RETURN: "had to wait for its slot after all",
     Move.CANCEL: "cancelled",
     Move.REVIVE: "retried",
 }

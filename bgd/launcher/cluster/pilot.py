@@ -482,8 +482,8 @@ class Pilot:
                 self._note_end(message)
             case launching.Measured(usages):
                 connection.take_usage(usages)
-            case launching.LogGrew() | launching.Checked() | launching.AttemptReturned():
-                pass  # pilots send no such messages: they send the output itself, and know no slots
+            case launching.LogGrew() | launching.Checked():
+                pass  # pilots send no such messages: they send the output itself
 
     def _begin_work(self) -> None:
         """Repeat requests to its attempts, and accept new ones, unless it only answers."""
