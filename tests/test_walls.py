@@ -36,7 +36,7 @@ ROOMS = {
     "bgd/core/pattern.py": f"{PURE} bisect calendar datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
     "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
-    "bgd/core/filters.py": f"{PURE} msgspec bgd.core bgd.errors.nearest bgd.units",
+    "bgd/core/filters.py": f"{PURE} signal.NSIG signal.Signals msgspec bgd.core bgd.errors.nearest bgd.units",
     "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",

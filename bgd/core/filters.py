@@ -9,9 +9,10 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.core.job import Job, State
+from bgd.core.job import Job, Outcome, State
 from bgd.core.spec import (
     MAX_FILTER,
+    MAX_ID,
     NOTIFICATION_QUEUE,
     QUEUE_NAME,
     JobNumber,
@@ -24,6 +25,7 @@ from bgd.units import parse_past_time, text_reader, whole_number_reader
 MAX_WORDS = 20  # of a filter
 MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
 MAX_WILD = 32  # characters in parts of patterns that are looked for at each place of a text
+MAX_ERROR = 100  # characters of the first line of an error, by which errors are equal
 _MAX_QUOTED = 40  # characters of a refused value
 
 ALL_STATES = tuple(State)
@@ -37,10 +39,16 @@ class Filter(Struct, frozen=True, kw_only=True):
 
     * `suspended`: of the running ones, only those that are suspended, or only the others.
     * `name`: a shell's pattern for the whole name. `name_parts`: each stands in the name.
+      `has_name`: whether it has one.
     * `target`: a pattern for the target of a class job, in which `:` and `.` are alike; without the method it
-      stands for all of them. `args`: patterns for arguments, of a class job also for `NAME=VALUE`.
-    * `exit_code`: of a finished job, as `exit_code_of` counts. `errors`: each stands in the outcome of the
-      latest attempt, if that failed, in its error, or in the reason for the state.
+      stands for all of them. `exact_target`: the whole target; "" means a command. `args`: patterns for
+      arguments, of a class job also for `NAME=VALUE`.
+    * `outcome`: of the latest attempt that has ended; NO_OUTCOME: none has. `signal`: that ended it.
+      `exit_code`: of a finished job, as `exit_code_of` counts. `errors`: each stands in the outcome of the
+      latest attempt, if that failed, in its error, or in the reason for the state. `exact_error`: what
+      `bgd.daemon.storage.lists.ERROR` makes of the error; "" means none.
+    * `since`, `until`: when it was submitted. `finished`: the first instant at which it may have finished.
+    * `ids`: in one of these ranges.
     * `texts`: each stands in the name, or in the command with its words separated by spaces.
     * `without`: filters with a single value, of which none must match.
 
@@ -51,17 +59,24 @@ class Filter(Struct, frozen=True, kw_only=True):
     suspended: bool | None = None
     queue: str | None = None
     name: str | None = None
+    has_name: bool | None = None
     name_parts: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
+    finished: float | None = None
+    ids: frozenset[range] | None = None
     uid: int | None = None
     priority: int | None = None
     batch: int | None = None
     session: str | None = None
+    outcome: str | None = None
     exit_code: int | None = None
+    signal: int | None = None
     errors: tuple[str, ...] = ()
+    exact_error: str | None = None
     target: str | None = None
+    exact_target: str | None = None
     args: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     without: tuple[Filter, ...] = ()
@@ -113,28 +128,66 @@ def exact_name(name: str) -> str:
 
 
 class Key(Struct, frozen=True):
-    """What the words with a key compare: a field of Filter, and the reader of its value at an instant."""
+    """What the words with a key compare: a field of Filter, and the reader of its value at an instant.
+
+    `has_exact`: there are also words `key:=value`.
+    """
 
     field: str
     read: Callable[[str, float], Any] = lambda text, _: text
+    has_exact: bool = False
 
 
 read_queue = text_reader(QueueName, f"a queue: {QUEUE_NAME}")
 _read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
 _read_priority = whole_number_reader(Priority)
 _read_batch = text_reader(JobNumber, "the id of a batch: `bgctl batch show NAME` has it")
+NO_OUTCOME = "none"
+_OUTCOMES = (*map(str, Outcome), NO_OUTCOME)
+
+
+def _read_outcome(text: str) -> str:
+    if text not in _OUTCOMES:
+        raise ValueError(f"there is no outcome {quoted(text)} ({nearest(text, _OUTCOMES)})")
+    return text
+
+
+def _read_signal(text: str) -> int:
+    from signal import NSIG, Signals  # noqa: PLC0415 - few filters have one
+
+    numbers = {each.name.removeprefix("SIG"): int(each) for each in Signals}
+    number = numbers.get(text.upper().removeprefix("SIG"), int(text) if _NUMBER.fullmatch(text) else 0)
+    if not 0 < number < NSIG:
+        raise ValueError(f"{quoted(text)} is neither the name of a signal, such as KILL, nor its number")
+    return number
+
+
+def _read_ids(text: str) -> frozenset[range]:
+    ranges: set[range] = set()
+    for part in text.split(","):
+        match = _ID_RANGE.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{quoted(text)} has no ids such as 64, 64-363 or 64-")
+        first, dash, last = match.groups()
+        ranges.add(range(int(first), 1 + (int(last) if last else MAX_ID if dash else int(first))))
+    return frozenset(ranges)
+
 
 FILTERS: dict[str, Key] = {
     "state": Key("states"),
     "queue": Key("queue", lambda text, _: read_queue(text)),
-    "name": Key("name_parts"),
+    "name": Key("name_parts", has_exact=True),
     "tag": Key("tags"),
-    "class": Key("target"),
+    "class": Key("target", has_exact=True),
     "arg": Key("args"),
-    "error": Key("errors"),
+    "error": Key("errors", has_exact=True),
+    "outcome": Key("outcome", lambda text, _: _read_outcome(text)),
     "exit": Key("exit_code", lambda text, _: _read_exit_code(text)),
+    "signal": Key("signal", lambda text, _: _read_signal(text)),
     "since": Key("since", parse_past_time),
     "until": Key("until", parse_past_time),
+    "finished": Key("finished", parse_past_time),
+    "id": Key("ids", lambda text, _: _read_ids(text)),
     "priority": Key("priority", lambda text, _: _read_priority(text)),
     "batch": Key("batch", lambda text, _: _read_batch(text)),
     "session": Key("session"),
@@ -145,14 +198,14 @@ FILTERS: dict[str, Key] = {
 class Word(Struct, frozen=True):
     """A word of a filter: the key before its colon, or None for text to search for; its value; as typed.
 
-    `is_pattern`: the value of a name is a shell's pattern, rather than a part of the name. `is_not`: the jobs
-    that it selects are not wanted.
+    `is_exact`: it compares all of what its key names, by a shell's pattern for a name, rather than a part.
+    `is_not`: the jobs that it selects are not wanted.
     """
 
     key: str | None
     value: str
     text: str
-    is_pattern: bool = False
+    is_exact: bool = False
     is_not: bool = False
 
 
@@ -164,33 +217,34 @@ def parse_words(text: str) -> list[Word]:
     """
     if len(text) > MAX_FILTER:
         raise ValueError(f"This filter is longer than {MAX_FILTER} characters.")
-    found: list[Word] = []
+    words: list[Word] = []
     at = 0
     while match := _WORD.match(text, at):
         at = match.end()
-        typed, minus, key, equals, quoted, bare = match.group().strip(), *match.groups()
+        typed, minus, key, equals, in_quotes, bare = match.group().strip(), *match.groups()
         if key is not None and key not in FILTERS:
             if not bare or not bare.startswith("//"):  # an address
-                raise ValueError(f"There is no filter {shown(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
+                raise ValueError(f"There is no filter {quoted(key)} ({nearest(key, FILTERS)}). {_AS_TEXT}")
             key, bare = None, typed
-        value = re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else bare or ""
-        if equals and key != "name":
-            raise ValueError(f"{shown(typed)}: only name:= has an equals sign. {_AS_TEXT}")
-        if not value:
-            raise ValueError(f"{shown(typed)} has no value.")
-        is_pattern = bool(equals) or (key == "name" and quoted is None and bool(_ANYTHING.search(value)))
-        found.append(Word(key, value, typed, is_pattern, is_not=bool(minus and key)))
+        value = re.sub(r"\\(.)", r"\1", in_quotes) if in_quotes is not None else bare or ""
+        if equals and key not in _EXACT:
+            raise ValueError(f"{quoted(typed)}: only {_EXACT_WORDS} have an equals sign. {_AS_TEXT}")
+        if not value and not (equals and in_quotes is not None):
+            raise ValueError(f"{quoted(typed)} has no value.")
+        is_pattern = key == "name" and in_quotes is None and bool(_ANYTHING.search(value))
+        words.append(Word(key, value, typed, bool(equals) or is_pattern, is_not=bool(minus and key)))
     if rest := text[at:].strip():
-        raise ValueError(f"The quotes of {shown(rest)} are not closed.")
-    return found
+        raise ValueError(f"The quotes of {quoted(rest)} are not closed.")
+    return words
 
 
 def words_for(key: str, values: Iterable[str]) -> list[Word]:
-    """Return the words of a filter for these values; of a name they are patterns."""
-    is_pattern = key == "name"
-    return [
-        Word(key, value, f"{key}:{'=' if is_pattern else ''}{_quoted(value)}", is_pattern) for value in values
-    ]
+    """Return the words of a filter for these values; of a name they are patterns.
+
+    A key such as "error=" makes exact words.
+    """
+    key, equals = key.removesuffix("="), "=" * (key == "name" or key.endswith("="))
+    return [Word(key, value, f"{key}:{equals}{_in_quotes(value)}", bool(equals)) for value in values]
 
 
 def filter_of(words: Iterable[Word], now: float) -> Filter:
@@ -202,7 +256,8 @@ def filter_of(words: Iterable[Word], now: float) -> Filter:
     words = list(words)
     if len(words) > MAX_WORDS:
         raise ValueError(f"This filter has more than {MAX_WORDS} words.")
-    if sum(_wild_characters(word.value) for word in words if word.key in {"arg", "class"}) > MAX_WILD:
+    patterns = (word.value for word in words if word.key in {"arg", "class"} and not word.is_exact)
+    if sum(map(_wild_characters, patterns)) > MAX_WILD:
         raise ValueError(
             f"Parts of patterns that follow a star and have '?' or '[' may have {MAX_WILD} characters in all."
         )
@@ -217,15 +272,25 @@ def filter_of(words: Iterable[Word], now: float) -> Filter:
 def _filter_of(word: Word, now: float) -> Filter:
     if word.key is None:
         return Filter(texts=(word.value,))
-    if word.is_pattern:
-        return Filter(name=_checked_pattern(word))
     key = FILTERS[word.key]
+    if word.is_exact:
+        return _exact_filter(word)
     try:
         value = key.read(word.value, now)
     except ValueError as error:
         raise ValueError(f"{word.key}: {error}.") from error
     fields: dict[str, Any] = {key.field: (value,) if getattr(Filter(), key.field) == () else value}
     return Filter(**fields)
+
+
+def _exact_filter(word: Word) -> Filter:
+    match word.key:
+        case "error":
+            return Filter(exact_error=error_key(word.value))
+        case "class":
+            return Filter(exact_target=word.value)
+        case _:
+            return Filter(name=_checked_pattern(word)) if word.value else Filter(has_name=False)
 
 
 def _states_of(words: list[Word]) -> Filter:
@@ -235,7 +300,7 @@ def _states_of(words: list[Word]) -> Filter:
         for is_not in (False, True)
     )
     if unknown := sorted((named | not_wanted).difference(STATE_NAMES)):
-        raise ValueError(f"There is no state {shown(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
+        raise ValueError(f"There is no state {quoted(unknown[0])} ({nearest(unknown[0], STATE_NAMES)}).")
     states, only_suspended = named_states(named or STATE_NAMES)
     if only_suspended and SUSPENDED in not_wanted:
         not_wanted.add(State.RUNNING)
@@ -243,9 +308,14 @@ def _states_of(words: list[Word]) -> Filter:
     return Filter(states=tuple(state for state in states if state not in not_wanted), suspended=suspended)
 
 
+def error_key(error: str) -> str:
+    """Return by what an error is equal to others: the beginning of its first line."""
+    return error.partition("\n")[0][:MAX_ERROR]
+
+
 def _checked_pattern(word: Word) -> str:
     if len(re.findall(r"\*+", CHARACTER_SET.sub("", word.value))) > MAX_STARS:
-        raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {shown(word.text)}.")
+        raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {quoted(word.text)}.")
     return word.value
 
 
@@ -255,13 +325,13 @@ def _wild_characters(pattern: str) -> int:
     return sum(len(part) for part in parts if "?" in part)
 
 
-def _quoted(value: str) -> str:
+def _in_quotes(value: str) -> str:
     if _PLAIN.fullmatch(value):
         return value
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
-def shown(value: str) -> str:
+def quoted(value: str) -> str:
     """Return the beginning of a refused value in quotes."""
     return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
 
@@ -271,5 +341,9 @@ _ANYTHING = re.compile(r"[*?]")
 CHARACTER_SET = re.compile(
     r"\[!?+\]?+[^]]*\]"
 )  # of a shell's pattern; a bracket in the first place is a member
+_EXACT = [name for name, key in FILTERS.items() if key.has_exact]
+_EXACT_WORDS = f"{', '.join(f'{name}:=' for name in _EXACT[:-1])} and {_EXACT[-1]}:="
+_NUMBER = re.compile("[0-9]{1,2}")
+_ID_RANGE = re.compile("([1-9][0-9]{0,17})(-)?((?<=-)[1-9][0-9]{0,17})?")
 _PLAIN = re.compile(r'[^\s"\\]+')
 _AS_TEXT = "Text that has a colon needs quotes."

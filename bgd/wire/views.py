@@ -114,7 +114,7 @@ class BatchView(Struct, frozen=True, kw_only=True):
     """A batch as people see it: how many of its jobs are in each state, and its follow-ups.
 
     `is_whole`: its client adds no more jobs. `finished_at`: when the last of them ended; None: not all have
-    ended, or more may come.
+    ended, or more may come. `removed`: jobs that were deleted since, and are counted.
     """
 
     id: int
@@ -132,6 +132,7 @@ class BatchView(Struct, frozen=True, kw_only=True):
     then: FollowUpView | None = None
     catch: FollowUpView | None = None
     finally_: FollowUpView | None = field(default=None, name="finally")
+    removed: int = 0
 
 
 BATCH_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")

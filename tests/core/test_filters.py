@@ -24,7 +24,7 @@ from bgd.core.filters import (
     words_for,
 )
 from bgd.core.job import Job, JobId, RetryPolicy, State
-from bgd.core.spec import MAX_FILTER, NOTIFICATION_QUEUE
+from bgd.core.spec import MAX_FILTER, MAX_ID, NOTIFICATION_QUEUE
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,20 @@ def without(*filters):
         (f"arg:{'?' * 99}*?{'a' * 31}*[", Filter(args=(f"{'?' * 99}*?{'a' * 31}*[",))),
         (f"class:*[{'ab' * 9}]*{'a' * 99}", Filter(target=f"*[{'ab' * 9}]*{'a' * 99}")),
         ("error:refused", Filter(errors=("refused",))),
+        ("error:=refused", Filter(exact_error="refused")),
+        (f'error:="{"a" * 99} b\nc"', Filter(exact_error=f"{'a' * 99} ")),
+        ('error:=""', Filter(exact_error="")),
+        ('name:=""', Filter(has_name=False)),
+        ("class:=app:Report", Filter(exact_target="app:Report")),
+        (f"class:=*{'?' * 99}", Filter(exact_target=f"*{'?' * 99}")),
+        ("outcome:not_started", Filter(outcome="not_started")),
+        ("-outcome:none", without(Filter(outcome="none"))),
+        ("signal:KILL", Filter(signal=9)),
+        ("signal:sigterm", Filter(signal=15)),
+        ("signal:34", Filter(signal=34)),
+        ("finished:1d", Filter(finished=NOW - 86_400)),
+        ("id:5", Filter(ids=frozenset({range(5, 6)}))),
+        ("id:5-7,9,12-", Filter(ids=frozenset({range(5, 8), range(9, 10), range(12, MAX_ID + 1)}))),
         # what is not wanted
         ("-queue:a -queue:b", Filter(without=(Filter(queue="a"), Filter(queue="b")))),
         ('-name:=x -tag:"a b"', without(Filter(name="x"), Filter(tags=("a b",)))),
@@ -118,13 +132,26 @@ def test_words_select_jobs(words, expected):
         ),
         (
             "std::vector",
-            "There is no filter 'std' (known are arg, batch, class, error, exit, name,",
+            "There is no filter 'std' (known are arg, batch, class, error, exit, finished, id, name,",
         ),
         ("state:faild", "There is no state 'faild' (did you mean failed?)."),
         ("queue:a/b", "queue: 'a/b' is not a queue: a name of at most 64 letters,"),
         ("queue:a queue:b", "The filter has two values for queue."),
         ("queue:", "'queue:' has no value."),
-        ("queue:=mail", "only name:= has an equals sign"),
+        ("queue:=mail", "only name:=, class:= and error:= have an equals sign"),
+        ('queue:""', "'queue:\"\"' has no value."),
+        ("outcome:exits", "outcome: there is no outcome 'exits' (did you mean exit?)."),
+        *(
+            (
+                f"signal:{text}",
+                f"signal: {text!r} is neither the name of a signal, such as KILL, nor its number.",
+            )
+            for text in ("SIG", "0", "65", "-9")
+        ),
+        *(
+            (f"id:{text}", f"id: {text!r} has no ids such as 64, 64-363 or 64-.")
+            for text in ("0", "x", "5,", "-5", "5-0", "5--6", "1" * 19)
+        ),
         ("exit:sigkill", "exit: 'sigkill' is not a whole number from 0 to 255."),
         ("exit:256", "exit: '256' is not a whole number from 0 to 255."),
         ("priority:1001", "priority: '1001' is not a whole number from -1000 to 1000."),

@@ -79,6 +79,7 @@ def test_dashboard_page_says_what_the_overview_looks_at():
         summaries.MAX_UNFINISHED,
         summaries.MAX_FAILED,
         summaries.MAX_FAILURES,
+        summaries.MAX_ENDS,
         activity.HOURS_OF_ENDS,
     ):
         assert f"{number:,}" in said

@@ -310,43 +310,16 @@ _ACTIVE = """
 """
 
 
-class QueueEnds(Struct):
-    """How many jobs of a queue succeeded or failed in the last hour and day, and how many of these failed."""
-
-    hour: int = 0
-    hour_failed: int = 0
-    day: int = 0
-    day_failed: int = 0
-
-
-class Ends(Struct, frozen=True):
-    """Jobs that succeeded or failed in the last day.
-
-    `hours`: all of them and the failed ones in each hour, oldest first.
-    """
-
-    hours: list[tuple[int, int]]
-    queues: dict[str, QueueEnds]
-
-
-def ends(db: sqlite3.Connection) -> Ends:
-    """Return what ended in the last day."""
+def ends(db: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return how many jobs ended in each hour of the last day, oldest first, and how many of these failed."""
     minute = int(time.time()) // MINUTE * MINUTE + MINUTE
     hours = [(0, 0)] * HOURS_OF_ENDS
-    queues: defaultdict[str, QueueEnds] = defaultdict(QueueEnds)
     for seconds, _ in LEVELS[:2]:
-        for at, queue, packed in plain_cursor(db).execute(
+        for at, _, packed in plain_cursor(db).execute(
             _READ_KIND, (seconds, minute - HOURS_OF_ENDS * HOUR, minute - 1, QUEUE)
         ):
             finished = _decode(packed).finished
-            jobs, failed = sum(finished.values()), finished.get(State.FAILED, 0)
             ago = (minute - at - 1) // HOUR
             before, failed_before = hours[-1 - ago]
-            hours[-1 - ago] = before + jobs, failed_before + failed
-            of_queue = queues[queue]
-            of_queue.day += jobs
-            of_queue.day_failed += failed
-            if ago == 0:
-                of_queue.hour += jobs
-                of_queue.hour_failed += failed
-    return Ends(hours, dict(queues))
+            hours[-1 - ago] = before + sum(finished.values()), failed_before + finished.get(State.FAILED, 0)
+    return hours

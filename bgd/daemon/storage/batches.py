@@ -97,6 +97,7 @@ def _view(row: sqlite3.Row) -> BatchView:
     follow_ups = {event.value: _follow_up_view(row, event) for event in BatchEvent}
     total = sum(row[name] for name in _COUNTS)
     known = dict(row) | follow_ups | {"user": user_name(row["uid"]), "total": total}
+    known["removed"] = total - row["kept"]
     return msgspec.convert(known, BatchView, strict=False, from_attributes=True)
 
 

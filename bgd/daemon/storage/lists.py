@@ -6,8 +6,9 @@ import fnmatch
 import json
 import re
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import replace
 
+from bgd import clock
 from bgd.core.filters import (
     ALL_STATES,
     CHARACTER_SET,
+    MAX_ERROR,
+    NO_OUTCOME,
     Filter,
     both,
     but_notifications,
@@ -84,12 +88,13 @@ def select_ids(db: sqlite3.Connection, query: List, wanted: Filter) -> list[JobI
     if query.states is not None or query.before is not None:  # by id alone, so that pages leave nothing out
         groups = (ALL_STATES,)
     search = _Search(db, wanted)
-    highest = MAX_ID if query.before is None else query.before - 1
+    lowest, highest = _id_range(wanted)
+    highest = min(highest, (query.before or MAX_ID) - 1)
     ids: list[JobId] = []
     for states in groups:
         if left := query.limit - len(ids):
             sources = search.sources([state for state in states if state in wanted.states])
-            found = search.ids(sources, left, highest=highest)
+            found = search.ids(sources, left, lowest, highest)
             ids += sorted(found, reverse=True)[:left]
     return sorted(ids, reverse=True)
 
@@ -113,8 +118,7 @@ def next_slice(
     with transaction(db, "DEFERRED"):
         search = _Search(db, wanted)
         sources = search.sources(wanted.states)
-        lowest = _first_since(db, wanted.since)
-        highest = MAX_ID if wanted.until is None else _first_since(db, wanted.until) - 1
+        lowest, highest = _bounds(db, wanted)
         if start is not None:
             lowest, highest = (
                 (max(lowest, start + 1), highest) if ascending else (lowest, min(highest, start - 1))
@@ -131,11 +135,11 @@ def count_few(db: sqlite3.Connection, wanted: Filter) -> dict[State, int] | None
     """Return how many wanted jobs there are in each state; None if no index leaves only a few jobs."""
     with transaction(db, "DEFERRED"):
         search = _Search(db, wanted)
-        lowest = _first_since(db, wanted.since)
         sources = search.sources(wanted.states)
         if not all(source.has_few for source in sources):
             return None
-        return Counter(State(row[1]) for source in sources for row in search.rows(source, None, lowest))
+        bounds = _bounds(db, wanted)
+        return Counter(State(row[1]) for source in sources for row in search.rows(source, None, *bounds))
 
 
 def in_order(db: sqlite3.Connection, job_ids: Sequence[JobId], column: str) -> list[JobId]:
@@ -182,6 +186,19 @@ DISTINCT = {  # what can be listed without its repetitions: its column, and the 
     "tag": ("tag", "tags WHERE TRUE"),
     "queue": ("queue", f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}'"),
 }
+
+
+def _bounds(db: sqlite3.Connection, wanted: Filter) -> tuple[int, int]:
+    """Return the lowest and the highest id that wanted jobs may have, as `_first_since` finds them."""
+    lowest, highest = _id_range(wanted)
+    before = MAX_ID if wanted.until is None else _first_since(db, wanted.until) - 1
+    return max(lowest, _first_since(db, wanted.since)), min(highest, before)
+
+
+def _id_range(wanted: Filter) -> tuple[int, int]:
+    """Return the lowest and the highest of the wanted ids."""
+    ids = wanted.ids or {range(MAX_ID + 1)}
+    return min(each.start for each in ids), max(each.stop for each in ids) - 1
 
 
 def _first_since(db: sqlite3.Connection, since: float | None) -> int:
@@ -238,11 +255,12 @@ class _Search:
 
         Many jobs of a queue are found sooner among all jobs of their state, which needs a single index.
         """
-        if (code := self._wanted.exit_code) is not None:
-            states = [each for each in states if each in _states_with(code)]
-        states = tuple(states)
+        states = tuple(state for state in states if state in _states_of(self._wanted))
         if not states:
             return []
+        lowest, highest = _id_range(self._wanted)
+        if highest - lowest < _FEW:
+            return [_Source(_BY_ID, states, has_few=True)]
         for number in range(len(self._wanted.tags)):
             tagged = f"tags WHERE tags.tag = :tags{number}"
             if self._are_few(tagged):
@@ -254,14 +272,15 @@ class _Search:
             named = _BY_ONE_NAME if self._values["from_name"] == self._values["to_name"] else _BY_NAME
             if self._are_few(named):
                 return [_Source(named, states, has_few=True)]
-        if self._wanted.queue in {None, DEFAULT_QUEUE}:
-            return [_Source(_BY_STATE, (state,), has_few=False) for state in states]
-        return [
-            _Source(_BY_QUEUE, (state,), has_few=True)
-            if self._are_few(f"{_BY_QUEUE} AND {_in((state,))}")
-            else _Source(_BY_STATE, (state,), has_few=False)
-            for state in states
-        ]
+        return [self._source_of(state) for state in states]
+
+    def _source_of(self, state: State) -> _Source:
+        """Return what to read for the jobs of a state: by queue or end if that leaves few jobs."""
+        by_queue = [] if self._wanted.queue in {None, DEFAULT_QUEUE} else [_BY_QUEUE]
+        for rows in by_queue + ([] if self._wanted.finished is None else [_BY_END]):
+            if self._are_few(f"{rows} AND {_in((state,))}"):
+                return _Source(rows, (state,), has_few=True)
+        return _Source(_BY_STATE, (state,), has_few=False)
 
     def end_of_slice(
         self, sources: Sequence[_Source], lowest: int, highest: int, rows: int, *, ascending: bool
@@ -339,6 +358,9 @@ def _conditions(wanted: Filter, prefix: str = "") -> tuple[list[str], dict[str, 
             values[parameter] = _PARAMETERS[field](value) if field in _PARAMETERS else value
     if wanted.exit_code is not None:
         conditions.append(_exit_condition(wanted.exit_code))
+    if wanted.ids is not None:  # +: the range of the whole search is for the index
+        ranges = (f"+id BETWEEN {each.start:d} AND {each.stop - 1:d}" for each in wanted.ids)
+        conditions.append(f"({' OR '.join(ranges)})")
     for number, other in enumerate(wanted.without):
         theirs, parameters = _conditions(other, f"{prefix}without{number}_")
         if theirs:
@@ -347,15 +369,27 @@ def _conditions(wanted: Filter, prefix: str = "") -> tuple[list[str], dict[str, 
     return conditions, values
 
 
+# By what errors of jobs are equal: of a class job the type, of others the message; see `error_key`
+_ERROR_TEXT = "iif(error ->> 'type' = jobs.outcome, error ->> 'message', error ->> 'type') || char(10)"
+ERROR = f"""ifnull((
+    SELECT substr({_ERROR_TEXT}, 1, min(instr({_ERROR_TEXT}, char(10)) - 1, {MAX_ERROR}))
+    FROM results WHERE job = jobs.id AND attempt = jobs.attempt
+), '')"""  # noqa: S608 (constants)
+
 _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
     "queue": "queue = {}",
     "uid": "uid = {}",
     "suspended": "(state <> 'running' OR suspended = {})",
     "name": "name GLOB {}",
+    "has_name": "(name IS NOT NULL) = {}",
     "name_parts": "instr(lower(name), {})",
     "tags": "EXISTS (SELECT 1 FROM tags WHERE tag = {} AND job = jobs.id)",
     "since": "created_at >= {}",
     "until": "created_at < {}",
+    "finished": "aged_from >= {} + (SELECT age_ahead FROM meta)",
+    "outcome": f"ifnull(outcome, '{NO_OUTCOME}') = {{}}",
+    "signal": "outcome = 'signal' AND signal = {}",
+    "exact_error": f"{ERROR} = {{}}",
     "priority": "priority = {}",
     "session": "session = {}",
     "batch": """{} = (
@@ -376,9 +410,21 @@ _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
 }
 
 
+def _elapsed_at(at: float) -> float:
+    """Return an instant on the elapsed clock, which orders ends and cannot be set."""
+    return clock.elapsed() - (time.time() - at)
+
+
 def _folded(text: str) -> str:
     """Return a text with A to Z in lower case, as `lower` of SQLite does."""
     return text.encode(errors="replace").lower().decode()
+
+
+def _states_of(wanted: Filter) -> Collection[State]:
+    """Return the states of jobs that may have finished at a time or with an exit code."""
+    if wanted.exit_code is not None:
+        return _states_with(wanted.exit_code)
+    return ALL_STATES if wanted.finished is None else FINAL
 
 
 def _exit_condition(code: int) -> str:
@@ -415,13 +461,13 @@ def reads_specs(wanted: Filter) -> bool:
 
 
 def _needs_spec(wanted: Filter) -> bool:
-    return bool(wanted.texts or wanted.target or wanted.args)
+    return bool(wanted.texts or wanted.target or wanted.args) or wanted.exact_target is not None
 
 
 def _pieces_of_spec(wanted: Filter) -> list[str]:
     """Return a few texts, as long as can be, that a packed spec has somewhere if it matches."""
     pieces = [piece for text in wanted.texts for piece in text.split(" ")]
-    for pattern in (wanted.target or "", *wanted.args):
+    for pattern in (wanted.target or "", wanted.exact_target or "", *wanted.args):
         pieces += re.findall("[A-Za-z0-9_]+", CHARACTER_SET.sub("*", pattern))
     return [_folded(piece) for piece in sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]]
 
@@ -436,6 +482,8 @@ def _matches(wanted: Filter, packed: bytes) -> bool:
 
 def _has(spec: JobSpec, wanted: Filter) -> bool:
     """Return whether a spec has the texts, the target and the arguments."""
+    if wanted.exact_target not in {None, spec.target or ""}:
+        return False
     if wanted.target is not None and not _is_target_like(spec.target or "", wanted.target):
         return False
     if wanted.args:
@@ -518,7 +566,12 @@ def _glob(pattern: str) -> str:
 
 
 # what stands for a value in SQL, if it is not the value itself
-_PARAMETERS = {"name": _glob, "name_parts": _folded, "errors": _folded}
+_PARAMETERS: dict[str, Callable[[Any], object]] = {
+    "name": _glob,
+    "name_parts": _folded,
+    "errors": _folded,
+    "finished": _elapsed_at,
+}
 _WILDCARD = re.compile(r"[*?[]")
 _CHARACTER = re.compile(f"{CHARACTER_SET.pattern}|.", re.DOTALL)
 _LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
@@ -538,6 +591,8 @@ _BY_ONE_NAME = (  # in the order of their ids
     "jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL AND name = :from_name"
 )
 _BY_QUEUE = f"jobs INDEXED BY jobs_by_queue WHERE queue <> '{DEFAULT_QUEUE}' AND queue = :queue0"
+_BY_END = "jobs INDEXED BY jobs_by_end WHERE aged_from >= :finished0 + (SELECT age_ahead FROM meta)"
+_BY_ID = "jobs NOT INDEXED WHERE TRUE"
 _BY_STATE = "jobs INDEXED BY jobs_by_state WHERE TRUE"
 
 

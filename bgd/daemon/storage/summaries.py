@@ -31,8 +31,9 @@ MAX_RUNNING = 100  # jobs whose ends are estimated
 MAX_UNFINISHED = 10_000  # jobs of a state that are counted by name
 MAX_FAILED = 1_000  # jobs that are grouped by what went wrong, those that failed last
 MAX_FAILURES = 20  # groups
+MAX_ENDS = 10_000  # jobs that succeeded, and that failed, which are counted by queue
 MAX_RUNS = 500  # of an hour, the latest to end
-_DAY = 86_400.0
+_HOUR, _DAY = 3_600.0, 86_400.0
 _MAX_TIMED = 10_000  # the newest attempts, for statistics; reading these takes 20 ms
 
 
@@ -58,7 +59,8 @@ class NameSummary(Struct, frozen=True, kw_only=True):
     """Jobs of one name, or class jobs of one target that have no name.
 
     `succeeded`, `failed`: the latest of each kind among the latest RUNS. `streak`: failures since the last
-    success. `median`: of the seconds of these runs. `recent`: the newest of them, newest first.
+    success, or more if it `may_be_longer`; `streak_from` is the first of them. `median`: of the seconds of
+    these runs. `recent`: the newest of them, newest first.
     """
 
     name: str
@@ -67,6 +69,8 @@ class NameSummary(Struct, frozen=True, kw_only=True):
     succeeded: Run | None
     failed: Run | None
     streak: int
+    streak_from: int | None
+    may_be_longer: bool
     runs: int
     median: float | None
     last_seconds: float | None
@@ -76,48 +80,52 @@ class NameSummary(Struct, frozen=True, kw_only=True):
 
 
 class Board(Struct, frozen=True):
-    """The names whose jobs were submitted last.
+    """The names whose jobs were submitted last; bgd's own jobs are left out, as in lists.
 
     `left_out`: how many more names there are, or at least how many if `has_more`. `is_cut`: there were too
-    many unfinished jobs to count all those of each name.
+    many unfinished jobs to count all those of each name; `targets_are_cut`: those of each target.
     """
 
     names: list[NameSummary]
     left_out: int
     has_more: bool
     is_cut: bool
+    targets_are_cut: bool
 
 
 def board(db: sqlite3.Connection) -> Board:
     """Return what is known of the names in use."""
     cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
-        newest, targets = _newest_names(cursor)
+        newest = cursor.execute(_NEWEST, (NEWEST_JOBS + 1,)).fetchall()
+        latest, targets = _newest_names(cursor, newest[:NEWEST_JOBS])
         named: dict[str, int] = dict(cursor.execute(_NAMES, (MAX_DISTINCT + 1,)))
         has_more = len(named) > MAX_DISTINCT
-        named |= newest
-        found: list[tuple[int, str, list[int] | None]] = [
-            (latest, name, None) for name, latest in named.items()
+        subjects: list[tuple[int, str, list[tuple[int, State]] | None]] = [
+            (job, name, None) for name, job in (named | latest).items() if job is not None
         ]
-        found += [(jobs[0], target, jobs) for target, jobs in targets.items()]
-        found.sort(key=lambda each: -each[0])
+        subjects += [(jobs[0][0], target, jobs) for target, jobs in targets.items()]
+        subjects.sort(key=lambda subject: -subject[0])
         unfinished, is_cut = _unfinished(cursor)
-        names = [_summary(cursor, *each, unfinished) for each in found[:MAX_NAMES]]
-    names.sort(key=lambda each: (each.streak == 0, each.name, each.is_target))
-    return Board(names, max(len(found) - MAX_NAMES, 0), has_more, is_cut)
+        names = [_summary(cursor, *subject, unfinished) for subject in subjects[:MAX_NAMES]]
+    names.sort(key=lambda summary: (summary.streak == 0, summary.name, summary.is_target))
+    left_out, targets_are_cut = max(len(subjects) - MAX_NAMES, 0), len(newest) > NEWEST_JOBS
+    return Board(names, left_out, has_more, is_cut, targets_are_cut)
 
 
-def _newest_names(cursor: sqlite3.Cursor) -> tuple[dict[str, int], dict[str, list[int]]]:
-    """Return the names among the newest jobs with the newest job of each, and the jobs of unnamed targets."""
+def _newest_names(
+    cursor: sqlite3.Cursor, newest: list[tuple[int, str | None, str]]
+) -> tuple[dict[str, int], dict[str, list[tuple[int, State]]]]:
+    """Return the newest job of each name, and the jobs of unnamed targets with their states."""
     names: dict[str, int] = {}
-    targets: defaultdict[str, list[int]] = defaultdict(list)
-    for job, name in cursor.execute(_NEWEST, (NEWEST_JOBS,)).fetchall():
+    targets: defaultdict[str, list[tuple[int, State]]] = defaultdict(list)
+    for job, name, state in newest:
         if name is not None:
             names.setdefault(name, job)
             continue
         (spec,) = cursor.execute("SELECT spec FROM specs WHERE job = ?", (job,)).fetchone()
         if (target := unpack_spec(spec).target) is not None:
-            targets[target].append(job)
+            targets[target].append((job, State(state)))
     return names, targets
 
 
@@ -139,7 +147,7 @@ def _summary(
     cursor: sqlite3.Cursor,
     latest: int,
     name: str,
-    jobs: list[int] | None,
+    jobs: list[tuple[int, State]] | None,
     unfinished: dict[str, Counter[str]],
 ) -> NameSummary:
     if jobs is None:
@@ -147,17 +155,21 @@ def _summary(
         most = RUNS + min(states.total(), MAX_WAITING)
         rows = cursor.execute(_RUNS_OF_NAME, (name, most)).fetchall()
     else:
-        rows = [row for job in jobs[:RUNS] for row in cursor.execute(_RUN, (job,))]
-        states = Counter(state for _, state, *_ in rows)
+        states, most = Counter(state for _, state in jobs), RUNS
+        ended = [job for job, state in jobs if state in _ENDS]
+        rows = [row for job in ended[:RUNS] for row in cursor.execute(_RUN, (job,))]
     runs = [run for run in convert(rows, list[Run]) if run.state in _ENDS][:RUNS]
     times = sorted(run.seconds for run in runs if run.seconds is not None)
+    streak = list(takewhile(lambda run: run.state is not State.SUCCEEDED, runs))
     return NameSummary(
         name=name,
         is_target=jobs is not None,
         latest=latest,
         succeeded=_first(runs, State.SUCCEEDED),
         failed=_first(runs, State.FAILED),
-        streak=sum(1 for _ in takewhile(lambda run: run.state is not State.SUCCEEDED, runs)),
+        streak=len(streak),
+        streak_from=streak[-1].job if streak else None,
+        may_be_longer=len(streak) == len(runs) and len(rows) == most,
         runs=len(runs),
         median=_percentile(times, 0.5),
         last_seconds=runs[0].seconds if runs else None,
@@ -179,24 +191,30 @@ def _first(runs: Iterable[Run], state: State) -> Run | None:
 
 _ENDS = {State.SUCCEEDED, State.FAILED}  # of runs; a cancel says nothing about the run
 
+_NOT_OWN = f"queue <> '{NOTIFICATION_QUEUE}'"  # not bgd's own jobs
+
 # From one name to the next without reading the jobs in between
-_NAMES = """
+_NAMES = f"""
     WITH RECURSIVE names(name) AS (
         SELECT min(name) FROM jobs INDEXED BY jobs_by_name WHERE name IS NOT NULL
         UNION ALL
         SELECT (SELECT min(name) FROM jobs INDEXED BY jobs_by_name WHERE name > names.name)
         FROM names WHERE names.name IS NOT NULL
     )
-    SELECT name, (SELECT max(id) FROM jobs INDEXED BY jobs_by_name WHERE jobs.name = names.name)
+    SELECT name, (
+        SELECT iif({_NOT_OWN}, id, NULL) FROM jobs INDEXED BY jobs_by_name
+        WHERE jobs.name = names.name ORDER BY id DESC LIMIT 1
+    )
     FROM names WHERE name IS NOT NULL LIMIT ?
-"""
+"""  # noqa: S608 (constants)
 
-_NEWEST = "SELECT id, name FROM jobs ORDER BY id DESC LIMIT ?"
+_NEWEST = f"SELECT id, name, state FROM jobs WHERE {_NOT_OWN} ORDER BY id DESC LIMIT ?"  # noqa: S608 (constants)
 
-_COUNT_NAMES = """
-    SELECT name, count(*) FROM (SELECT name FROM jobs INDEXED BY jobs_by_state WHERE state = ? LIMIT ?)
-    GROUP BY name
-"""
+_COUNT_NAMES = f"""
+    SELECT name, count(*) FROM (
+        SELECT name FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND {_NOT_OWN} LIMIT ?
+    ) GROUP BY name
+"""  # noqa: S608 (constants)
 
 _RUN_COLUMNS = """
     jobs.id, state, coalesce(jobs.finished_at, jobs.started_at, created_at), run_seconds, jobs.outcome,
@@ -206,7 +224,7 @@ _LATEST_ATTEMPT = "LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.att
 
 _RUNS_OF_NAME = f"""
     SELECT {_RUN_COLUMNS} FROM jobs INDEXED BY jobs_by_name {_LATEST_ATTEMPT}
-    WHERE name = ? ORDER BY id DESC LIMIT ?
+    WHERE name = ? AND {_NOT_OWN} ORDER BY id DESC LIMIT ?
 """  # noqa: S608 (constants)
 
 _RUNS_OF_SCHEDULE = f"""
@@ -430,7 +448,8 @@ def has_failed_within(db: sqlite3.Connection, seconds: float) -> bool:
 class Failures(Struct, frozen=True, array_like=True):
     """Jobs of one name that failed alike, among the latest ones that failed in the last day.
 
-    `error`: what class jobs raised, or why nothing started. `newest` failed last, at the epoch time `at`.
+    `error`: what class jobs raised, or why nothing started. `queue`: of bgd's own jobs. `newest` failed last,
+    at the epoch time `at`.
     """
 
     name: str | None
@@ -438,15 +457,92 @@ class Failures(Struct, frozen=True, array_like=True):
     exit_code: int | None
     signal: int | None
     error: str | None
+    queue: str | None
     jobs: int
     newest: int
     at: float
 
 
-def failures(db: sqlite3.Connection) -> list[Failures]:
-    """Return what failed in the last day, the most frequent first."""
-    known = (clock.elapsed() - _DAY, MAX_FAILED, MAX_FAILURES)
-    return [convert(row, Failures) for row in plain_cursor(db).execute(_FAILURES, known)]
+class FailuresOfDay(Struct, frozen=True):
+    """What failed in the last day, the most frequent first.
+
+    `left_out`: how many more groups there are. `is_cut`: more jobs failed than were looked at.
+    """
+
+    groups: list[Failures]
+    left_out: int
+    is_cut: bool
+
+
+def failures(db: sqlite3.Connection) -> FailuresOfDay:
+    """Return what failed in the last day."""
+    rows = plain_cursor(db).execute(_FAILURES, (clock.elapsed() - _DAY, MAX_FAILED + 1))
+    groups = [convert(row[:-1], Failures) for row in rows]
+    is_cut = sum(group.jobs for group in groups) > MAX_FAILED
+    return FailuresOfDay(groups[:MAX_FAILURES], max(len(groups) - MAX_FAILURES, 0), is_cut)
+
+
+class Count(Struct, frozen=True):
+    """How many jobs there are; `is_least`: or more, because not all were looked at."""
+
+    jobs: int = 0
+    is_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.jobs:,}{'+' if self.is_least else ''}"
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.jobs + other.jobs, self.is_least or other.is_least)
+
+
+class Finished(Struct, frozen=True):
+    """How many jobs succeeded or failed in the last hour and day, and how many of these failed."""
+
+    hour: Count
+    hour_failed: Count
+    day: Count
+    day_failed: Count
+
+    def __add__(self, other: Finished) -> Finished:
+        return Finished(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
+
+
+class FinishedByQueue(Struct, frozen=True):
+    """What ended in the queues in which anything did; `none`: in any other queue."""
+
+    queues: dict[str, Finished]
+    none: Finished
+
+    def of(self, queue: str) -> Finished:
+        """Return what ended in a queue."""
+        return self.queues.get(queue, self.none)
+
+    def in_all(self) -> Finished:
+        """Return what ended in all queues, without bgd's own jobs."""
+        return sum((self.of(queue) for queue in self.queues if queue != NOTIFICATION_QUEUE), self.none)
+
+
+def finished(db: sqlite3.Connection) -> FinishedByQueue:
+    """Return how many of the jobs that are still there ended in the last hour and day.
+
+    It looks at the MAX_ENDS of each state that ended last, for 10 ms.
+    """
+    cursor, now = plain_cursor(db), clock.elapsed()
+    rows_of_state: dict[State, list[tuple[str, int, int]]] = {
+        state: cursor.execute(_ENDS_OF_STATE, (now - _HOUR, state, now - _DAY, MAX_ENDS + 1)).fetchall()
+        for state in (State.SUCCEEDED, State.FAILED)
+    }
+    none = Finished(Count(), Count(), Count(), Count())
+    for state, rows in rows_of_state.items():
+        if sum(jobs for _, _, jobs in rows) > MAX_ENDS:
+            is_hour, failed = all(row[1] for row in rows), state is State.FAILED
+            none += Finished(*(Count(0, each) for each in (is_hour, is_hour and failed, True, failed)))
+    queues: defaultdict[str, Finished] = defaultdict(lambda: none)
+    for state, rows in rows_of_state.items():
+        for queue, in_hour, jobs in rows:
+            bad = jobs * (state is State.FAILED)
+            queues[queue] += Finished(*map(Count, (jobs * in_hour, bad * in_hour, jobs, bad)))
+    return FinishedByQueue(dict(queues), none)
 
 
 def has_jobs_in(db: sqlite3.Connection, queue: str) -> bool:
@@ -517,16 +613,23 @@ def _percentile(sorted_values: list[float], share: float) -> float | None:
 _MAX_GROUPS = 100
 _NO_FAILURES = {Outcome.SUCCEEDED, Outcome.CANCELLED, Outcome.SNOOZED}
 
-_FAILURES = """
-    SELECT name, outcome, exit_code, signal,
-           iif(error ->> 'type' = outcome, error ->> 'message', error ->> 'type'),
-           count(*), max(id), finished_at
+# of the jobs that ended alike, max() takes the row of the one that ended last
+_FAILURES = f"""
+    SELECT name, outcome, code, signal, nullif(error, ''), own, count(*), id, finished_at, max(aged_from)
     FROM (
-        SELECT id, attempt, name, outcome, exit_code, signal, finished_at FROM jobs INDEXED BY jobs_by_end
+        SELECT id, name, outcome, iif(outcome = 'exit', exit_code, NULL) AS code,
+               iif(outcome = 'signal', signal, NULL) AS signal, {lists.ERROR} AS error,
+               iif({_NOT_OWN}, NULL, queue) AS own, finished_at, aged_from
+        FROM jobs INDEXED BY jobs_by_end
         WHERE state = 'failed' AND aged_from >= ? + (SELECT age_ahead FROM meta)
         ORDER BY aged_from DESC LIMIT ?
-    ) AS failed LEFT JOIN results ON results.job = id AND results.attempt = failed.attempt
-    GROUP BY 1, 2, 3, 4, 5 ORDER BY 6 DESC, 7 DESC LIMIT ?
+    ) GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 7 DESC, 10 DESC
+"""  # noqa: S608 (constants)
+_ENDS_OF_STATE = """
+    SELECT queue, aged_from >= ? + (SELECT age_ahead FROM meta), count(*) FROM (
+        SELECT queue, aged_from FROM jobs INDEXED BY jobs_by_end
+        WHERE state = ? AND aged_from >= ? + (SELECT age_ahead FROM meta) ORDER BY aged_from DESC LIMIT ?
+    ) GROUP BY 1, 2
 """
 _FAILED_SINCE = """
     SELECT 1 FROM jobs INDEXED BY jobs_by_end

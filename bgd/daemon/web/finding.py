@@ -12,6 +12,7 @@ from bgd.core.filters import ALL_STATES, Filter, but_notifications
 from bgd.core.job import WAITING, JobId, State
 from bgd.daemon.storage import lists, summaries
 from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.summaries import Count
 from bgd.daemon.web.queries import MAX_SORTED, ORDERS, ListQuery
 
 MAX_COUNTED = 1_000  # jobs of a state that match a filter; more are not counted
@@ -32,16 +33,6 @@ class ListPage(Struct, frozen=True, kw_only=True):
     newer: dict[str, object] | None
     older: dict[str, object] | None
     searched_to: int | None = None
-
-
-class Count(Struct, frozen=True):
-    """How many jobs there are; `is_least`: or more, because not all were looked at."""
-
-    jobs: int
-    is_least: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.jobs:,}{'+' if self.is_least else ''}"
 
 
 async def find(
@@ -139,11 +130,12 @@ async def count(store: StoreReader, wanted: Filter, seconds: float) -> dict[Stat
     States that have few jobs are looked at first. Each gets its share of the time.
     """
     wanted = replace(wanted, states=ALL_STATES, suspended=None)
-    totals = await store.search(summaries.counts_but_notifications)
     if wanted == but_notifications(Filter()):
-        return {state: Count(totals.get(state, 0)) for state in State}
+        known = await store.search(summaries.counts_but_notifications)
+        return {state: Count(known[state]) for state in State}
     if (few := await store.search(lists.count_few, wanted)) is not None:
         return {state: Count(few.get(state, 0)) for state in State}
+    totals = await store.search(summaries.counts)
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     counts: dict[State, Count] = {}

@@ -18,9 +18,10 @@ from bgd.core.spec import MAX_FILTER, NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.store import StoreReader
+from bgd.daemon.storage.summaries import Count
 from bgd.daemon.streams import Subscription
 from bgd.daemon.web.actions import BUTTONS, states_acted_on
-from bgd.daemon.web.finding import Count, ListPage, count, find_page
+from bgd.daemon.web.finding import ListPage, count, find_page
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.queries import (
     ListQuery,
@@ -92,7 +93,9 @@ async def complete(site: Site, request: HttpRequest) -> PageResponse:
     key, colon, beginning = word.removeprefix("-").partition(":")
     if not colon:
         return await json_response([f"{minus}{each}:" for each in FILTERS if each.startswith(key)])
-    beginning = beginning.removeprefix("=" if key == "name" else "").removeprefix('"')
+    beginning = beginning.removeprefix("=" if key in FILTERS and FILTERS[key].has_exact else "").removeprefix(
+        '"'
+    )
     found: Iterable[str] = []
     if key == "state":
         found = STATE_NAMES
@@ -186,7 +189,7 @@ def _list_values(
         "verbs": verbs,
         "matching": [(name, verb, _count_acted_on(name, wanted, counts)) for name, verb in verbs],
         "filter": list_url(query, **first, sort=None, limit=None).partition("?")[2],
-        "total": _sum_of(counts.values()),
+        "total": sum(counts.values(), Count()),
         "tabs": [(state.value, counts[state], list_url(query, state=[state], **first)) for state in State],
         "all": list_url(query, state=None, **first),
         "empty": _why_empty(query) if page and not rows else None,
@@ -203,12 +206,7 @@ def _count_acted_on(name: str, wanted: Filter, counts: dict[State, Count]) -> Co
     acted_on = states_acted_on(name, wanted)
     if State.RUNNING in acted_on and wanted.suspended is not None:
         return None
-    return _sum_of(counts[state] for state in acted_on)
-
-
-def _sum_of(counts: Iterable[Count]) -> Count:
-    counted = list(counts)
-    return Count(sum(each.jobs for each in counted), any(each.is_least for each in counted))
+    return sum((counts[state] for state in acted_on), Count())
 
 
 def _why_empty(query: ListQuery) -> str:

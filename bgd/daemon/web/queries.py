@@ -18,7 +18,7 @@ from bgd.core.filters import (
     exact_name,
     filter_of,
     parse_words,
-    shown,
+    quoted,
     words_for,
 )
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
@@ -164,13 +164,14 @@ def search_query(text: str) -> SearchQuery:
 def list_url(query: ListQuery, path: str = "", /, **changes: object) -> str:
     """Return the address of the list for a query, or of a path below it, with some of its fields changed.
 
-    `state`, `queue`, `name` (a pattern) and so on replace the words of this filter; None takes them away.
+    `state`, `queue`, `name` (a pattern), `error=` and so on replace the words of this filter; None takes them
+    away.
     """
     words = [word.text for word in query.words if word.key not in changes]
-    for key in [each for each in changes if each in FILTERS]:  # in the order in which they are given
-        values = changes.pop(key)
-        given = values if isinstance(values, (list, tuple)) else [] if values is None else [values]
-        words += [word.text for word in _words_of_field(key, [str(value) for value in given])]
+    for key in [key for key in changes if key.removesuffix("=") in FILTERS]:  # in the order of the arguments
+        value = changes.pop(key)
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+        words += [word.text for word in _words_of_field(key, [str(value) for value in values])]
     fields: dict[str, object] = {"q": " ".join(words) or None, **_page_fields(query), **changes}
     text = urlencode({name: value for name, value in fields.items() if value is not None}, safe=":*=,/")
     return f"/job-logs{path}?{text}" if text else f"/job-logs{path}"
@@ -258,4 +259,4 @@ def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
     words = problem_in_words(problem.partition(" - at ")[0], str)
     if field == "queue":
         words = f"must be {QUEUE_NAME}"
-    return bad_request(f"{field}: {shown(text)} {words}.")
+    return bad_request(f"{field}: {quoted(text)} {words}.")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bgd.core.filters import Filter
 from bgd.core.job import FINAL, JobId, Outcome, State
@@ -126,6 +127,8 @@ UNWANTED = [
     *(Filter(queue="mail"), Filter(name="a*"), Filter(name_parts=("B",)), Filter(tags=("red",))),
     Filter(session="one"),
     *(Filter(since=5.0), Filter(until=5.0), Filter(priority=1), Filter(exit_code=3), Filter(exit_code=0)),
+    *(Filter(has_name=False), Filter(ids=frozenset({range(3, 5)})), Filter(outcome="exit"), Filter(signal=9)),
+    *(Filter(exact_error="ValueError"), Filter(exact_target=TARGETS[0]), Filter(finished=5.0)),
     *(Filter(errors=("Error: Bad",)), Filter(args=("two*",)), Filter(target="app.*"), Filter(texts=("TWO",))),
 ]
 ENDS = [(Outcome.EXIT, 3, None), (Outcome.SIGNAL, None, 9), (Outcome.OOM, None, None), (None, None, None)]
@@ -166,12 +169,19 @@ filters = st.fixed_dictionaries(
         "target": st.sampled_from(
             ["app.*", "app.services.Report", "app:tasks.clean", "shop::Invoices", "*build"]
         ),
+        "has_name": st.booleans(),
+        "ids": st.sampled_from([(range(3, 9),), (range(1, 3), range(7, 8), range(12, 2**63))]).map(frozenset),
+        "outcome": st.sampled_from(["exit", "signal", "none"]),
+        "signal": st.sampled_from([9, 15]),
+        "exact_error": st.sampled_from(["", "ValueError", "Value"]),
+        "exact_target": st.sampled_from(["", TARGETS[0], "app.services:Report"]),
+        "finished": st.integers(0, 20).map(float),
         "texts": st.lists(st.sampled_from(["two", "o T", "echo one two", "Report", "a"]), max_size=2).map(
             tuple
         ),
         "without": st.lists(st.sampled_from(UNWANTED), max_size=2).map(tuple),
     },
-).map(lambda fields: msgspec.convert(fields, Filter))
+).map(lambda fields: replace(Filter(), **fields))
 
 
 def is_wanted(job, wanted):
@@ -202,6 +212,16 @@ def is_plainly_wanted(job, wanted):
         and (wanted.until is None or job["id"] < wanted.until)
         and (wanted.priority in {None, job["priority"]})
         and (wanted.session in {None, job["session"]})
+        and (wanted.has_name in {None, job["name"] is not None})
+        and (wanted.ids is None or any(job["id"] in each for each in wanted.ids))
+        and (
+            wanted.outcome
+            in {None, Outcome.SUCCEEDED if job["state"] is State.SUCCEEDED else outcome or "none"}
+        )
+        and (wanted.signal is None or (outcome is Outcome.SIGNAL and job["end"][2] == wanted.signal))
+        and (wanted.exact_error in {None, "ValueError" if job["end"][0] is Outcome.EXIT else ""})
+        and (wanted.exact_target in {None, spec.target or ""})
+        and (wanted.finished is None or (job["state"] in FINAL and job["id"] >= wanted.finished))
         and (wanted.exit_code is None or (job["state"] in FINAL and wanted.exit_code == code))
         and (wanted.target is None or any(fnmatchcase(target, each) for each in (pattern, f"{pattern}.*")))
         and all(part.lower() in (job["name"] or "") for part in wanted.name_parts)
@@ -224,7 +244,7 @@ def written_in_full(db, known):
                 outcome, exit_code, signal = Outcome.SUCCEEDED, 0, None
             db.execute(
                 "UPDATE jobs SET priority = ?, outcome = ?, exit_code = ?, signal = ?, suspended = ?,"
-                " session = ? WHERE id = ?",
+                " session = ?, aged_from = iif(aged_from IS NULL, NULL, id) WHERE id = ?",
                 (*(job["priority"], outcome, exit_code, signal), job["suspended"], job["session"], job["id"]),
             )
             if job["end"][0] is Outcome.EXIT:
@@ -254,7 +274,9 @@ def slices(db, wanted, limit, rows, *, start=None, ascending=False):
 def test_slices_of_a_list_are_what_a_filter_in_memory_finds(path, monkeypatch, few):
     monkeypatch.setattr(lists, "_FEW", few)
     monkeypatch.setattr(lists, "transaction", lambda *_: nullcontext())  # they are in one
+    monkeypatch.setitem(lists._PARAMETERS, "finished", float)
     with closing(schema.open_writable(path)) as db:
+        db.execute("UPDATE meta SET age_ahead = 0")
 
         @given(
             st.lists(full_jobs, max_size=20),

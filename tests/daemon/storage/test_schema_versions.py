@@ -28,7 +28,7 @@ from bgd.daemon.storage import (
     submissions,
     summaries,
 )
-from bgd.daemon.storage.activity import DAY, NAME, OTHER, QUARTER, QUEUE, Counts, QueueEnds
+from bgd.daemon.storage.activity import DAY, NAME, OTHER, QUARTER, QUEUE, Counts
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
@@ -346,8 +346,7 @@ async def test_what_ended_before_there_were_counts_is_counted_by_the_upgrade(pat
     failed = Counts(1, outcomes={Outcome.ERROR: 1}, finished={State.FAILED: 1})
     assert by_name == {OTHER: [earlier, two], "nightly": [Counts(), failed]}
     assert by_queue == {"default": [earlier, two], "mail": [Counts(), failed]}
-    ends = await store.read(activity.ends)
-    assert ends.queues == {"default": QueueEnds(2, 0, 2, 0), "mail": QueueEnds(1, 1, 1, 1)}
+    assert sum(jobs for jobs, _ in await store.read(activity.ends)) == 3
     assert await sql(store, "SELECT min(at), max(at) FROM activity") == [(begin, int(NOW.wall) // 60 * 60)]
     await store.close()
 

@@ -255,7 +255,7 @@ async def test_failures_of_a_day_are_grouped_by_error_and_name(store, monkeypatc
     await finish(store, 6, failed=True, error=("exit", "no such directory"))  # said of the outcome itself
     await finish(store, 7, failed=True, ago=501.0)
 
-    found = await store.search(summaries.failures)
+    found = (await store.search(summaries.failures)).groups
 
     words = [(each.name, each.error, each.jobs, each.newest) for each in found]
     assert words == [

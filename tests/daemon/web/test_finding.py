@@ -12,8 +12,9 @@ from bgd.core.job import State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.summaries import Count
 from bgd.daemon.web import finding
-from bgd.daemon.web.finding import Count, count, find, find_page
+from bgd.daemon.web.finding import count, find, find_page
 from bgd.daemon.web.queries import ListQuery
 from tests.daemon.storage.builders import move, new, put
 

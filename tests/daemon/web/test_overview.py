@@ -13,8 +13,8 @@ from bgd.config import load
 from bgd.core.job import State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import queue_views
-from bgd.daemon.storage.activity import Ends
 from bgd.daemon.storage.records import QueueControls
+from bgd.daemon.storage.summaries import Count, Finished
 from bgd.daemon.web import overview
 from bgd.daemon.web.rendering import render
 from tests.daemon.web.browsing import Browser
@@ -303,7 +303,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(chrome, client):
 def test_nobody_can_change_the_queue_of_notifications(name, buttons):
     views = queue_views(load(environ={"HOME": "/"}), QueueControls(), {(name, State.QUEUED): 1}, {})
     [view] = [each for each in views if each.name == name]
-    row = overview._queue_row(view, None, Ends([], {}))
+    row = overview._queue_row(view, None, Finished(Count(), Count(), Count(), Count()))
 
     html = render("queue_row.html", {"row": row}, "", has_proxy_users=False)
     assert html.count("<button") == buttons

@@ -91,6 +91,6 @@ def test_a_completed_name_is_that_name_alone():
     for name in ("nightly", "two words", 'say "hi"', r"a\b", "a*[1]?"):
         query = list_query(f"q={word_for('name', name)}".replace("+", "%2B"))
         assert query.wanted(NOW).name is not None
-        assert query.words[0].is_pattern
+        assert query.words[0].is_exact
     assert word_for("name", "a*[1]?") == "name:=a[*][[]1][?]"
     assert word_for("tag", "two words") == 'tag:"two words"'
