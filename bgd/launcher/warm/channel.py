@@ -11,6 +11,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 from msgspec import Struct
@@ -55,16 +56,21 @@ class WorkerChannel:
         shares_memory: bool = False,
     ) -> None:
         """Make both ends; `far_end` is for the worker, and must be closed here once the worker has it."""
-        self.memory = SharedMemory() if shares_memory else None
         self._received = received
         self._closed = closed
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[tuple[bytes, list[int], int | None]] = deque()
         self._is_full = False  # whether the loop waits for room
         self._unhandled: tuple[WorkerMessage, list[int]] | None = None
-        self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self.receive)
+        with ExitStack() as opened:
+            self.memory = SharedMemory() if shares_memory else None
+            opened.callback(self.close_memory)
+            self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            opened.enter_context(self._socket)
+            opened.enter_context(self.far_end)
+            self._socket.setblocking(False)
+            self._loop.add_reader(self._socket, self.receive)
+            opened.pop_all()  # nothing failed
 
     def send(self, content: object, descriptors: Sequence[int], folder: str) -> None:
         """Send a message with descriptors, which must stay open until it is answered.
@@ -126,8 +132,6 @@ class WorkerChannel:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
-            if self.memory is not None:
-                self.memory.close()
         for _, _, file in self._unsent:
             if file is not None:
                 os.close(file)
@@ -135,6 +139,11 @@ class WorkerChannel:
         if self._unhandled is not None:
             _close_all(self._unhandled[1])
             self._unhandled = None
+
+    def close_memory(self) -> None:
+        """Close the shared memory; only once the end of the worker is dealt with, which depends on it."""
+        if self.memory is not None:
+            self.memory.close()
 
     def _next_message(self) -> tuple[WorkerMessage, list[int]]:
         """Receive a message.
@@ -223,8 +232,12 @@ class SharedMemory:
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("bgd-worker")
-        os.truncate(self.fd, _NUMBERS.size)
-        self._memory = mmap.mmap(self.fd, _NUMBERS.size)
+        try:
+            os.truncate(self.fd, _NUMBERS.size)
+            self._memory = mmap.mmap(self.fd, _NUMBERS.size)  # duplicates the descriptor
+        except OSError:
+            os.close(self.fd)
+            raise
 
     @property
     def taken(self) -> int:
@@ -237,7 +250,7 @@ class SharedMemory:
         _REASON.pack_into(self._memory, 0, reason)
 
     def close(self) -> None:
-        """Close the file; its content can still be read and changed."""
+        self._memory.close()
         os.close(self.fd)
 
 

@@ -161,9 +161,13 @@ class Worker:
         self._changed = changed
         self._since = elapsed()
         self._startup_output = _output_in_memory()
-        self._channel = WorkerChannel(
-            self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
-        )
+        try:
+            self._channel = WorkerChannel(
+                self._on_message, self._channel_closed, shares_memory=key.isolation is Isolation.REUSE
+            )
+        except OSError:
+            os.close(self._startup_output)
+            raise
         self._memory = self._channel.memory
         self._process: Child | None = None
         self._environment: dict[str, str] = {}  # that it was started with
@@ -188,6 +192,7 @@ class Worker:
         finally:
             self.is_retired = True
             self._channel.close()
+            self._channel.close_memory()
             self._changed(self)
 
     @property
@@ -397,9 +402,11 @@ class Worker:
         """Check now and then whether the worker runs the attempt, as it sends a message only at the end."""
 
         def check() -> None:
-            if memory.taken == number and number in self._handovers:
+            if number not in self._handovers:  # it was answered, or the worker has ended
+                return
+            if memory.taken == number:
                 self._begin(number, self._handovers.pop(number), None)
-            elif number in self._handovers:  # it was not answered meanwhile
+            else:
                 self._check_later(number, memory, pause * 2)
 
         asyncio.get_running_loop().call_later(pause, check)

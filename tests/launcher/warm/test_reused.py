@@ -9,7 +9,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.wire.launching import StopProcesses
-from tests.launcher.host import is_alive, written
+from tests.launcher.host import is_alive, open_files, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
 
@@ -155,6 +155,18 @@ def test_a_worker_that_has_run_its_number_of_jobs_is_replaced(reused):
 
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]
     wait_until(lambda: reused.workers() == [pids[4]])
+
+
+def test_a_worker_that_has_ended_leaves_no_descriptor_in_the_launcher(reused):
+    reused.further = {"recycle_jobs": 1}
+    reused.value("job:own")
+    wait_until(lambda: not reused.workers())
+    before = open_files(reused.host)
+
+    for _ in range(20):
+        reused.value("job:own")
+
+    wait_until(lambda: open_files(reused.host) <= before)
 
 
 def test_a_worker_that_uses_too_much_memory_is_replaced(reused):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from bgd.core.job import Outcome
+from bgd.core.spec import Isolation
 from bgd.launcher.__main__ import _context
 from bgd.launcher.context import Context
 from bgd.launcher.journal import JournalContents
@@ -38,6 +41,28 @@ async def test_it_ends_no_other_job(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
         assert caplog.messages == ["a warm worker failed"]
         assert caplog.records[0].levelno == logging.ERROR
+    context.deadlines.close()
+
+
+async def test_a_shortage_while_it_is_started_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with asyncio.TaskGroup() as group:
+        context = _context(group, tmp_path, tmp_path, JournalContents())
+        workers = WorkerPool(context)
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before = os.listdir("/proc/self/fd")
+
+        for call in "os.truncate", "mmap.mmap", "socket.socketpair":
+            with monkeypatch.context() as patch:
+                patch.setattr(f"bgd.launcher.warm.channel.{call}", refuse)
+                with pytest.raises(OSError, match="Too many open files"):
+                    await workers.lease(launch_of("python"), WarmStart(isolation=Isolation.REUSE), asked)
+
+        assert os.listdir("/proc/self/fd") == before
     context.deadlines.close()
 
 
