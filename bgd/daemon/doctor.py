@@ -31,6 +31,7 @@ from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, sho
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION, copy_name
+from bgd.descriptors import open_descriptors
 from bgd.errors import BgdError, ConfigError
 from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
@@ -511,6 +512,25 @@ def check_parts(link: LauncherLink, backups: Backups) -> Iterator[Finding]:
             groups = note(f"no limits on whole jobs: {reason}", remedy)
         yield replace(groups, subject="control groups")
     yield replace(_check_launcher(link), subject="launcher")
+    yield from check_descriptors("the daemon", os.getpid())
+    if link.pid is not None:
+        yield from check_descriptors("the launcher", link.pid)
+
+
+def check_descriptors(owner: str, pid: int) -> Iterator[Finding]:
+    """Yield what holds the open files of a process if it can open few more."""
+    with suppress(OSError):  # the process is gone, or belongs to another user
+        count, limit, kinds = open_descriptors(pid)
+        if limit - count < min(_FEW_LEFT, limit // 3):
+            yield Finding(
+                "open files",
+                Level.PROBLEM,
+                f"{owner} (pid {pid}) has {count} open, of at most {limit}, mostly {kinds}",
+                "raise its limit (ulimit -n before bgd starts, LimitNOFILE= in its unit) and restart it",
+            )
+
+
+_FEW_LEFT = 40  # of which the launcher keeps 32 in reserve, so it starts no job then
 
 
 def _check_launcher(link: LauncherLink) -> Finding:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bgd.descriptors import described
 from bgd.paths import find_program
 from bgd.wire.launching import Launch, NotStarted
 
@@ -53,8 +54,10 @@ def shortage(error: OSError, folders: Iterable[str]) -> str:
     match error.errno:
         case errno.EAGAIN:
             return "no more processes are allowed (a limit of the user or of bgd's control group)"
-        case errno.EMFILE | errno.ENFILE:
-            return "too many files are open"
+        case errno.EMFILE:
+            return described(error)
+        case errno.ENFILE:
+            return "too many files are open on this machine"
         case errno.ENOSPC:
             disks = {folder: os.statvfs(folder) for folder in folders if Path(folder).exists()}
             without = [folder for folder, disk in disks.items() if disk.f_files and not disk.f_favail]

@@ -22,6 +22,7 @@ from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
 from bgd.daemon.foreign import ForeignFolders
 from bgd.daemon.space import MAKE_ROOM
+from bgd.descriptors import open_descriptors
 from bgd.errors import NotAllowed
 from bgd.wire.replies import Checkup
 from bgd.wire.requests import GetCheckup
@@ -122,6 +123,20 @@ def test_limits_that_are_too_low_are_reported(config, monkeypatch):
 
     assert "256 may be open at once" in found(config, "open files").message
     assert "larger than 1MB" in found(config, "file size").message
+
+
+def test_a_launcher_that_can_open_few_more_files_is_a_problem_that_names_them(home):
+    home.finished_job("true")
+    launcher = json.loads(home.bgctl("info", "--json").stdout)["launcher_pid"]
+    count, limit, kinds = open_descriptors(launcher)
+    assert "open files: the launcher" not in home.bgctl("doctor").stdout
+    resource.prlimit(launcher, resource.RLIMIT_NOFILE, (count, limit))
+
+    done = home.bgctl("doctor")
+
+    assert done.returncode == 1
+    words = f"has {count} open, of at most {count}, mostly {kinds}"
+    assert f"problem  open files: the launcher (pid {launcher}) {words}\n" in done.stdout
 
 
 def test_disk_that_is_low_is_a_problem(config, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import resource
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bgd.clock import elapsed
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Cause
 from bgd.core.job import Outcome
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import StopProcesses
@@ -348,7 +349,13 @@ def test_without_free_descriptors_a_job_waits_and_starts_when_there_are_some(hos
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (20, hard))
     key = supervisor.launch("true")
-    assert supervisor.started(key).waits == Reason(cause=Cause.START, problem="too many files are open")
+    waits = supervisor.started(key).waits
+    assert waits is not None
+    assert waits.cause is Cause.START
+    assert re.fullmatch(
+        r"too many files are open: \d+ of at most 20, mostly \d+ \w+, \d+ \w+, \d+ \w+", waits.problem or ""
+    )
+    wait_until(lambda: "warning: launcher: too many files are open: " in host.said)
 
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 

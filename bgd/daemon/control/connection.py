@@ -23,6 +23,7 @@ from bgd.daemon.control.limits import (
     FlowControl,
     SharedMemory,
 )
+from bgd.descriptors import described
 from bgd.errors import BgdError, Full, ProtocolError, Refused
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
@@ -465,7 +466,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         except BgdError as error:
             self._fail(request.id, error)
         except OSError as error:  # a log cannot be read, or no descriptor is left
-            self._fail(request.id, Refused(f"this cannot be done now: {error}"))
+            self._fail(request.id, Refused(f"this cannot be done now: {described(error)}"))
         except Exception:  # one request must not end the daemon that serves all others
             logger.exception("a bug in the answer to a request of type %s", type(request).__name__)
             self._fail(request.id, BgdError("a bug in bgd: the daemon's log has the details"))

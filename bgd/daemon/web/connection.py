@@ -24,6 +24,7 @@ from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.site import Site
+from bgd.descriptors import described
 from bgd.errors import BgdError, ConfigError
 from bgd.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal, unavailable
@@ -228,8 +229,9 @@ class HttpConnection(asyncio.Protocol):
         except RequestRefused as error:
             self._give_up(error)
         except (BgdError, OSError) as error:  # the store or a log cannot be read
-            logger.error("a page cannot be shown: %s", error)  # noqa: TRY400 - it says what is wrong, and where
-            self._give_up(RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)))
+            words = described(error)
+            logger.error("a page cannot be shown: %s", words)  # noqa: TRY400 - it says what is wrong, and where
+            self._give_up(RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, words))
         except Exception:  # one page must not end what serves all others
             logger.exception("a bug, in the answer to a browser")
             message = "a bug in bgd: see the daemon's log"

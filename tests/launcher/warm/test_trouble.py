@@ -13,6 +13,7 @@ import pytest
 
 from bgd.core.job import Outcome
 from bgd.core.spec import Isolation
+from bgd.descriptors import open_descriptors
 from bgd.launcher.__main__ import _context
 from bgd.launcher.context import Context
 from bgd.launcher.journal import JournalContents
@@ -54,7 +55,7 @@ async def test_a_shortage_while_it_is_started_leaves_no_descriptor(
         context = _context(group, tmp_path, tmp_path, JournalContents())
         workers = WorkerPool(context)
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors(os.getpid())
 
         for call in "os.truncate", "mmap.mmap", "socket.socketpair":
             with monkeypatch.context() as patch:
@@ -62,7 +63,7 @@ async def test_a_shortage_while_it_is_started_leaves_no_descriptor(
                 with pytest.raises(OSError, match="Too many open files"):
                     await workers.lease(launch_of("python"), WarmStart(isolation=Isolation.REUSE), asked)
 
-        assert os.listdir("/proc/self/fd") == before
+        assert open_descriptors(os.getpid()) == before
     context.deadlines.close()
 
 
