@@ -16,7 +16,10 @@ pytestmark = needs_chromium
 
 STARTED_NEVER = ("blocked", "scheduled", "held")  # they have no attempt 1
 VARIANTS = [f"/job-logs?{query}" for query in ("state=failed", "queue=nothing-here", "limit=1")]
+VARIANTS += [f"/job-logs/search?text={text}" for text in ("needle", "line+of")]
+LINES = "for i in 1 2 3 4; do echo a line of words without it; done; "
 COLOURS = (
+    f"{LINES} echo one that has the needle in it; {LINES}"
     "echo ::group::http://x.example; for i in 0 1 2 3 4 5 6 7; do "
     r"printf '\033[3%dmcolour\033[0m \033[9%dmbright\033[0m\n' $i $i; done"
 )
@@ -81,7 +84,7 @@ def test_axe_finds_nothing_on_the_page_of_a_refusal(jobs):
 def assert_nothing_found(tab, where):
     """Check the open page with axe, in both themes, on a phone and on a wide screen."""
     tab.evaluate(Axe().axe_script)
-    for scheme, width in (("light", 390), ("dark", 1920)):
+    for scheme, width in (("light", 320), ("light", 390), ("dark", 1920)):
         tab.emulate_media(color_scheme=scheme)
         tab.set_viewport_size({"width": width, "height": 900})
         found = violations(tab)
@@ -94,8 +97,16 @@ def assert_nothing_found(tab, where):
 
 
 def violations(tab):
-    """Return what axe finds wrong; fetching all that it passes would take longer than the check."""
-    return tab.evaluate("axe.run({ resultTypes: ['violations'] }).then((results) => results.violations)")
+    """Return what axe finds wrong; fetching all that it passes would take longer than the check.
+
+    An address in a line of output is as high as the line, which WCAG allows.
+    """
+    options = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+    found = tab.evaluate("(options) => axe.run(options).then((results) => results.violations)", options)
+    for each in found:
+        if each["id"] == "target-size":
+            each["nodes"] = [node for node in each["nodes"] if '<a class="address"' not in node["html"]]
+    return [each for each in found if each["nodes"]]
 
 
 def test_axe_would_find_something(jobs):

@@ -365,7 +365,7 @@ def job(client):
 
 def test_a_place_links_to_the_log(browser, job):
     page = browser.get("/job-logs/search?text=needle")
-    link, line = re.findall(r'<a href="([^"]*/view[^"]*)">(.*?)</a>', page.text)[0]
+    link, line = re.findall(r'<a href="([^"]*/view[^"]*)">(.*)\n</a>', page.text)[0]
     raw = browser.get(f"/job-logs/{job.id}/1").body
 
     assert line == "the &lt;b&gt;<mark>Needle</mark>&lt;/b&gt; is here"
