@@ -325,6 +325,8 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     constraint: str = key(values.text, "")
     memory: int = key(values.size(spec.MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
     options: tuple[str, ...] = key(values.texts, ())  # further ones of sbatch
+    env: tuple[str, ...] = key(values.texts_without(values.problem_with_variable), ())
+    """Names of variables of bgd that Slurm's programs get, such as LD_LIBRARY_PATH."""
     requests_per_second: float = key(values.number(RequestRate), 2.0)  # to Slurm's controller
     nodes: int = key(values.number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
     node_cpus: int = key(values.number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node

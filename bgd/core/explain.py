@@ -232,7 +232,7 @@ _WORDS: dict[Cause, Callable[[Reason], str]] = {
     Cause.SUSPENSION: lambda it: f"until `bgctl continue {it.subject}`: it is suspended",
     Cause.START: lambda it: f"to be started{f': {it.problem}' if it.problem else ' by the launcher'}",
     Cause.REQUESTS: lambda _: "for bgd's own limit on requests to Slurm (requests_per_second)",
-    Cause.CONTROLLER: lambda _: "for Slurm's controller (retrying): unreachable since",
+    Cause.CONTROLLER: lambda it: f"for Slurm's controller (retrying): {it.problem or 'unreachable'} since",
     Cause.NODE: lambda it: _wait_for_node(it.problem),
     Cause.PILOT: lambda it: f"for room on a pilot of executor {it.subject}",
 }

@@ -14,25 +14,28 @@ from msgspec import Struct
 from bgd import __version__
 from bgd.config import ExecutorConfig
 from bgd.core.spec import JobSpec
-from bgd.daemon.launches import own_options
+from bgd.daemon.launches import own_options, slurm_variables
 from bgd.errors import ConfigError
 from bgd.paths import make_cluster_folder
+from bgd.wire.slurm import is_incurable, message_in
 from bgd.wire.views import Finding, Level
 
 
 def check_cluster(executor: ExecutorConfig) -> Finding:
     """Return a finding about an executor of kind slurm. It costs a short job in Slurm."""
     for name in ("sbatch", "srun", "squeue", "scancel"):
-        if shutil.which(name) is None:
+        if shutil.which(name, path=slurm_variables(executor).get("PATH")) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
             return Finding("", Level.PROBLEM, f"there is no {name}", remedy)
     if executor.conf and not Path(executor.conf).exists():
         message = f"its conf {executor.conf} does not exist"
         return Finding("", Level.PROBLEM, message, "set conf to the slurm.conf of this machine")
-    code, _, lines = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
+    code, _, words = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
     if code:
-        remedy = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
-        return Finding("", Level.PROBLEM, f"Slurm's controller cannot be reached: {lines[-1]}", remedy)
+        message, remedy = f"Slurm's controller cannot be reached: {words}", _SEE_CONTROLLER
+        if code in _NOT_RUN:
+            message, remedy = f"squeue does not run: {words}", _SEE_PROGRAM
+        return Finding("", Level.PROBLEM, message, remedy)
     probe = Path(executor.folder, f"probe-{os.getpid()}")
     try:
         make_cluster_folder(Path(executor.folder))
@@ -64,18 +67,23 @@ def _probe(executor: ExecutorConfig, probe: str) -> Finding:
     wait = ["srun", *own_options(JobSpec(), executor), "--nodes=1", "--ntasks=1", "--quiet", "--chdir=/"]
     argv = [*wait, f"--immediate={_START_PATIENCE}", executor.python, "-c", _PROGRAM, probe]
     began = time.time()
-    code, text, lines = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
-    ended, words = time.time(), lines[-1]
+    code, text, words = _run(executor, argv, _START_PATIENCE + _QUESTION_PATIENCE)
+    ended = time.time()
     if code == 0:
         said = text.rstrip().rpartition("\n")[2]  # a prolog of the site may write before
         return _finding_on_node(executor, msgspec.json.decode(said, type=_Seen), (began, ended))
     if words.endswith("busy") or words.startswith("no answer"):
         message = "no node is free now, so its folder and clocks were not checked"
         return Finding("", Level.NOTE, message, "run `bgctl doctor` again when a node is free")
-    unknown = next((line for line in lines if _NO_PROGRAM in line), None)
-    if unknown is not None:
-        message = f"a node cannot run python of the executor: {unknown.partition(_NO_PROGRAM)[2]}"
+    if _NO_PROGRAM in words:
+        problem = words.partition(_NO_PROGRAM)[2].partition(";")[0]
+        message = f"a node cannot run python of the executor: {problem}"
         return Finding("", Level.PROBLEM, message, f"install bgd there by this path, {_OR_SET}")
+    if _REFUSED in words and not is_incurable(words):
+        message = f"Slurm refuses a job for now, so its folder and clocks were not checked: {words}"
+        return Finding(
+            "", Level.WARNING, message, "jobs wait until Slurm takes them; `bgctl explain` says why"
+        )
     remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
     return Finding("", Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
 
@@ -100,15 +108,15 @@ def _finding_on_node(executor: ExecutorConfig, seen: _Seen, between: tuple[float
     return Finding("", Level.OK, f"node {seen.node} runs jobs and shares {executor.folder}")
 
 
-def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, list[str]]:
-    """Return the exit code of a program of Slurm, its output, and what else it says, at least one line."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_"))}
-    conf = executor.conf or os.environ.get("SLURM_CONF")
-    environment = kept | ({"SLURM_CONF": conf} if conf else {})
+def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, str]:
+    """Return the exit code of a program of Slurm, its output, and what it says of an error.
+
+    It gets what those of the launcher get.
+    """
     try:
         done = subprocess.run(
             argv,
-            env=environment,
+            env=slurm_variables(executor),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -117,15 +125,18 @@ def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[in
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return 1, "", [f"no answer in {patience:g} s"]
-    lines = [line.removeprefix("srun: ").removeprefix("error: ") for line in done.stderr.splitlines()]
-    return done.returncode, done.stdout, lines or [f"code {done.returncode}"]
+        return 1, "", f"no answer in {patience:g} s"
+    return done.returncode, done.stdout, message_in(done.stderr) or f"code {done.returncode}"
 
 
 _QUESTION_PATIENCE = 5.0  # seconds
 _START_PATIENCE = 5  # seconds for a node to become free
 _CLOCK_TOLERANCE = 2.0  # seconds
+_NOT_RUN = (126, 127)  # exit codes of a shell, for example of a site's wrapper, that cannot run a program
+_REFUSED = "Unable to allocate resources"  # how srun says that the controller refuses a job
 _NO_PROGRAM = "execve(): "  # how slurmstepd says that it cannot run a program
+_SEE_CONTROLLER = "see that slurmctld runs, and that conf of the executor names its slurm.conf"
+_SEE_PROGRAM = "mend squeue, or set env of the executor to the names of the variables that it needs"
 _OR_SET = "or set python to one that has it"
 _PROGRAM = """
 import json, os, subprocess, sys, time

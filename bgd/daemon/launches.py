@@ -326,11 +326,19 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
                 python=executor.python,
                 options=[],
                 conf=executor.conf,
+                variables=slurm_variables(executor),
                 requests_per_second=executor.requests_per_second,
                 nodes=spec.nodes,
                 pilot=_pilot(spec, executor, launch),
             )
             return replace(launch, slurm=slurm, own_group=False)
+
+
+def slurm_variables(executor: ExecutorConfig) -> dict[str, str]:
+    """Return the environment of Slurm's programs: what they need, and what the executor names."""
+    names = ("PATH", "HOME", "SLURM_CONF", *executor.env)
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    return variables | ({"SLURM_CONF": executor.conf} if executor.conf else {})
 
 
 def _site_options(executor: ExecutorConfig, spec: JobSpec | None = None) -> list[str]:

@@ -81,6 +81,11 @@ class Children:
         if pid in self._watched:
             os.kill(pid, signum)
 
+    def kill_group(self, pid: int) -> None:
+        """Kill a child of this process that leads a session, if it is not reaped, and its process group."""
+        if pid in self._watched:
+            os.killpg(pid, signal.SIGKILL)
+
     def expect_orphan(self, pid: int, ended: OnEnd) -> None:
         """Expect another process's unreaped child: report its end if it becomes this process's child."""
         self._expected[pid] = ended

@@ -173,7 +173,7 @@ class KnownAttempts:
         if launch.slurm is None:
             return self._local
         # as configured last
-        self._controller_of(launch.slurm).rate = launch.slurm.requests_per_second
+        self._controller_of(launch.slurm).settings = launch.slurm
         executor = pilot_start(launch).executor
         if executor not in self._pools:
             self._pools[executor] = PilotPool(self._context, self._controller_of, launch)

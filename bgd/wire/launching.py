@@ -119,6 +119,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     * `python`: what runs bgd there.
     * `options`: arguments of srun, from an earlier bgd that names none for sbatch.
     * `conf`: the configuration of Slurm for its programs; empty: they find it.
+    * `variables`: all that Slurm's programs get: others of Slurm would change what their arguments mean.
     * `requests_per_second`: limit on requests of all attempts with this `conf` to Slurm's controller.
     * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, which it may share.
     * `pilot`: how a pilot runs it. None: from an earlier bgd, for an srun of its own.
@@ -128,6 +129,7 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
     python: str
     options: list[str]
     conf: str = ""
+    variables: dict[str, str] = {}
     requests_per_second: float = 4.0
     nodes: int | None = None
     pilot: PilotStart | None = None

@@ -82,6 +82,7 @@ class ScriptedSlurm:
             python=sys.executable,
             options=[],
             requests_per_second=1000.0,
+            variables={"PATH": f"{self.folder}:{os.defpath}"},
             pilot=pilot,
         )
 

@@ -135,15 +135,19 @@ def play_pilot(name: str, store: str) -> None:
 
 
 @both_kinds
-def test_a_launcher_understands_a_pilot_of_protocol_5(host, tmp_path, monkeypatch, name):
+def test_a_launcher_understands_a_pilot_of_protocol_5(host, tmp_path, name):
     for program, script in SLURM.items():
         words = {"folder": tmp_path, "source": SOURCE, "python": sys.executable, "module": __name__}
         (tmp_path / program).write_text(script.format(**words, name=name, store=STORE))
         (tmp_path / program).chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     pilot = PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1 << 20)
     slurm = SlurmStart(
-        folder=str(tmp_path), python=sys.executable, options=[], requests_per_second=1000.0, pilot=pilot
+        folder=str(tmp_path),
+        python=sys.executable,
+        options=[],
+        variables={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        requests_per_second=1000.0,
+        pilot=pilot,
     )
     place = Place(executor="pilots", kind=ExecutorKind.SLURM)
     host.start()

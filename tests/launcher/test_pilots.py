@@ -33,7 +33,11 @@ def test_a_pilot_runs_one_job_after_the_other(host, supervisor, slurm):
 def test_jobs_go_to_the_cluster_that_is_configured_and_pilots_of_before_stay_on_theirs(supervisor, slurm):
     sbatch = slurm.folder / "sbatch"
     sbatch.write_text(sbatch.read_text().replace('echo "$*"', 'echo "$SLURM_CONF $*"'))
-    elsewhere = replace(slurm.pilot_start, conf="/elsewhere/slurm.conf")
+    elsewhere = replace(
+        slurm.pilot_start,
+        conf="/elsewhere/slurm.conf",
+        variables={**slurm.pilot_start.variables, "SLURM_CONF": "/elsewhere/slurm.conf"},
+    )
     go = slurm.folder / "go"
     os.mkfifo(go)
     before = supervisor.launch("sh", "-c", f"read line <{go}; exit 3")

@@ -6,8 +6,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -16,12 +16,14 @@ from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, explained, one_line, printable
 from bgd.wire.launching import NotStarted, SlurmStart
+from bgd.wire.slurm import message_in
 
 _COST = 2  # requests that each of Slurm's programs makes, measured with Slurm 24.11
 _BURST = 20  # requests at once
 _SHORT_WAIT = 2.0  # seconds of delay that need no report
 _PATIENCE = 20.0  # seconds for an answer
-_HINT = 'Try "sbatch'  # --help" for more information
+_PIPE = 1 << 16  # bytes that a pipe holds
+_NOT_RUN = (126, 127)  # exit codes of a shell, for example of a site's wrapper, that cannot run a program
 # an option of sbatch that excludes nodes, with them in the same word or in the next; "--exclud" is enough
 _EXCLUDE = re.compile(r"(?:^|\0)(?:--exclude?[=\0]|-x\0?)([^\0]+)")
 _COMPLETING = "COMPLETING"  # upon which the state follows
@@ -31,11 +33,6 @@ _COLUMNS = 4  # of what squeue prints
 _IS_AWAY = (
     *("nable to contact slurm controller", "Socket timed out", "Zero Bytes", "onnection", "ommunication"),
     *("Resource temporarily unavailable", "Cannot allocate memory"),
-)
-# its messages about temporary refusals: a partition that is down, a limit on submitted jobs
-_NOT_NOW = (
-    *("not available (", "available now", "usable now", "try again", "presently disabled", "standby mode"),
-    *("are busy", "temporarily", "uthentication", "MaxSubmit"),
 )
 
 
@@ -55,31 +52,29 @@ class SlurmJob(Struct, frozen=True):
 class Controller:
     """One controller, for all pilots of its executors. Nothing here blocks the event loop.
 
-    `rate`: limit on requests a second, beyond a burst.
+    `settings`: as configured last.
     """
 
     def __init__(self, context: Context, settings: SlurmStart) -> None:
         self._context = context
-        self.rate = settings.requests_per_second
+        self.settings = settings
         self._tokens, self._tokens_at = float(_BURST), elapsed()  # requests that may be sent, and since when
-        # all that Slurm's programs need: other variables of its own would change what their arguments mean
-        conf = settings.conf or os.environ.get("SLURM_CONF", "")
-        self.variables = {"PATH": os.defpath, "HOME": str(Path.home())} | (
-            {"SLURM_CONF": conf} if conf else {}
-        )
         self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
         self._asking = asyncio.Lock()
         self._submitting = asyncio.Lock()
         self._cancelled: set[str] = set()  # names of jobs
         self._cancelling: asyncio.Task[None] | None = None
         self.silent_since: float | None = None  # epoch time; None: it has answered
+        self.problem: str | None = None  # why it is silent, if one of Slurm's programs said so
+        self._is_limited = False  # a submission waits for the limit on requests
 
     async def admit(self) -> None:
         """Return when one of Slurm's programs may send its requests."""
         now = elapsed()
-        self._tokens = min(self._tokens + (now - self._tokens_at) * self.rate, _BURST) - _COST
+        rate = self.settings.requests_per_second
+        self._tokens = min(self._tokens + (now - self._tokens_at) * rate, _BURST) - _COST
         self._tokens_at = now
-        await self._context.deadlines.wait(max(-self._tokens / self.rate, 0.0))
+        await self._context.deadlines.wait(max(-self._tokens / rate, 0.0))
 
     async def jobs(self) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.
@@ -96,15 +91,18 @@ class Controller:
     ) -> tuple[int, str] | None:
         """Return the exit code and output of sbatch; None if the submission was called off.
 
-        One at a time, so that questions come in between. `delayed` is called if requests have to wait.
+        One at a time, so that questions come in between. `delayed` is called if the limit on requests delays
+        it.
 
         Raises:
             CannotStart: there is no sbatch.
         """
-        late = self._context.deadlines.after(_SHORT_WAIT, delayed)
+        late = self._context.deadlines.after(_SHORT_WAIT, lambda: delayed() if self._is_limited else None)
         async with self._submitting:
             if is_wanted():
+                self._is_limited = True
                 await self.admit()
+                self._is_limited = False
             late.cancel()
             if not is_wanted():
                 return None
@@ -114,10 +112,6 @@ class Controller:
     def is_away(self, words: str) -> bool:
         """Return whether sbatch reported that it got no answer."""
         return any(each in words for each in _IS_AWAY)
-
-    async def refuses_for_now(self, words: str) -> bool:
-        """Return whether sbatch refused because of the present state of the site, not because of the job."""
-        return any(each in words for each in (*_IS_AWAY, *_NOT_NOW)) or await self.jobs() is None
 
     async def end_of(self, name: str, number: str) -> tuple[str, str]:
         """Return how the job of this name and number ended, for example PREEMPTED, and on which nodes.
@@ -180,51 +174,74 @@ class Controller:
                 await self.cancel(name)
             await self._context.deadlines.timer(next(again))
 
-    async def run(self, name: str, *arguments: str) -> tuple[int, bytes]:
-        """Return the exit code and the output of a program of Slurm, 1 if there is none."""
+    async def run(self, name: str, *arguments: str, with_errors: bool = False) -> tuple[int, bytes]:
+        """Return the exit code and the output of a program of Slurm, 127 if there is none."""
         try:
-            return await self._run(name, *arguments)
-        except CannotStart:
-            return 1, b""
+            return await self._run(name, *arguments, with_errors=with_errors)
+        except CannotStart as error:
+            return _NOT_RUN[-1], str(error).encode()
 
     async def _run(self, name: str, *arguments: str, with_errors: bool = False) -> tuple[int, bytes]:
-        """Return the exit code and the output of a program of Slurm; one that takes too long is killed.
+        """Return the exit code and the output of a program of Slurm.
+
+        If it takes too long, all its processes are killed, and the output says so. Processes that a site's
+        wrapper leaves behind keep the pipe open, and are not waited for.
 
         Raises:
             CannotStart: it cannot be run.
         """
-        context = self._context
+        context, output, is_late = self._context, bytearray(), False
 
-        async def start() -> tuple[Child, asyncio.Future[bytes]]:
+        def keep(received: bytearray) -> bool:
+            nonlocal output
+            output = received
+            return False
+
+        async def start() -> tuple[Child, int, asyncio.Future[bytes]]:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             try:
                 os.set_blocking(reader, False)
-                text = read_all(reader)
+                text = read_all(reader, keep)
                 standard = (context.null, writer, writer if with_errors else context.null)
                 try:
-                    return self.start([name, *arguments], self.variables, standard), text
+                    return self.start([name, *arguments], standard), reader, text
                 except BaseException:
                     text.cancel()
                     raise
             finally:
                 os.close(writer)
 
-        child, text = await context.retry(f"{name} cannot be started yet", start)
-        over = context.deadlines.after(_PATIENCE, lambda: context.children.kill(child.pid))
+        def end() -> None:
+            nonlocal is_late
+            is_late = True
+            context.children.kill_group(child.pid)
+
+        child, reader, text = await context.retry(f"{name} cannot be started yet", start)
+        over = context.deadlines.after(_PATIENCE, end)
         code = await child.wait()
         over.cancel()
-        return code, await text
+        if not text.done():
+            with suppress(BlockingIOError):
+                while part := os.read(reader, _PIPE):
+                    output += part
+            text.cancel()
+        if is_late:
+            output += f"\n{name} did not answer for {_PATIENCE:g} s".encode()
+        return code, bytes(output)
 
-    def start(self, argv: list[str], env: Mapping[str, str], standard: tuple[int, int, int]) -> Child:
+    def start(self, argv: list[str], standard: tuple[int, int, int]) -> Child:
         """Start one of Slurm's programs, with these standard descriptors.
 
         Raises:
-            CannotStart: it is not on the PATH of this process, or cannot be run.
+            CannotStart: it is not on the PATH of bgd, or cannot be run.
             OSError: the machine is the cause; nothing was started, so it may be retried.
         """
-        path = next((p for each in os.get_exec_path() if os.access(p := f"{each}/{argv[0]}", os.X_OK)), None)
+        env = self.settings.variables
+        path = next(
+            (p for each in os.get_exec_path(env) if os.access(p := f"{each}/{argv[0]}", os.X_OK)), None
+        )
         if path is None:
-            problem = f"{argv[0]} is not on the PATH of the launcher: install Slurm's client programs"
+            problem = f"{argv[0]} is not on the PATH of bgd: install Slurm's client programs"
             raise CannotStart(one_line(NotStarted.NO_PROGRAM, problem))
         with explained(lambda error: one_line(NotStarted.OTHER, f"{path}: {error}")):
             pid = start_program(path, argv, env, standard)
@@ -236,9 +253,11 @@ class Controller:
             question, self._question = self._question, None
             if question is None:
                 return  # the previous request answered it
-            code, text = await self.run("squeue", "--me", "--noheader", "--format=%A|%j|%T|%r")
+            arguments = ("--me", "--noheader", "--format=%A|%j|%T|%r")
+            code, text = await self.run("squeue", *arguments, with_errors=True)
         answer = None
         if code:
+            self.problem = message_in(text.decode(errors="replace")) if code in _NOT_RUN else None
             self.silent_since = self.silent_since or time.time()
             if self._question is not None:
                 self._question.set_result(None)
@@ -267,9 +286,3 @@ def number_in(words: str) -> int | None:
     """Return the number that sbatch --parsable prints: alone, or with the name of the cluster."""
     numbers = (line.partition(";")[0] for line in words.splitlines())
     return next((int(each) for each in numbers if each.isdecimal()), None)
-
-
-def last_line(words: str) -> str:
-    """Return the last line of output of a program of Slurm, without its name."""
-    lines = [line for line in words.splitlines() if line.strip() and not line.startswith(_HINT)]
-    return printable(lines[-1].removeprefix("sbatch: ").removeprefix("error: ")) if lines else ""

@@ -22,11 +22,11 @@ from msgspec import Struct
 from bgd.errors import ConfigError
 from bgd.launcher import journal
 from bgd.launcher.children import Child, fork
-from bgd.launcher.cluster.controller import last_line
 from bgd.launcher.context import Context
-from bgd.launcher.problems import SHORTAGES, CannotStart, one_line
+from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, printable
 from bgd.paths import make_cluster_folder
 from bgd.wire.launching import AttemptEnded, NotStarted
+from bgd.wire.slurm import message_in
 
 LEASE = 60.0  # seconds without a message until a pilot ends
 
@@ -165,7 +165,7 @@ def _left(folder: str) -> bytes:
     found = journal.read(Path(folder, "launcher.journal"))
     ends = [records.finished.ended for records in found.attempts.values() if records.finished]
     has_all = found.is_whole and Path(folder, _ORDERLY).exists()
-    words = last_line(_text_of(folder, "log"))
+    words = printable(message_in(_text_of(folder, "log").rstrip().rpartition("\n")[2]))
     node = _text_of(folder, _NODE).strip()
     return msgspec.msgpack.encode(Leftovers(has_all=has_all, ends=ends, last_words=words, node=node))
 

@@ -24,11 +24,11 @@ from bgd.core.job import Outcome
 from bgd.errors import ProtocolError
 from bgd.launcher.children import Child
 from bgd.launcher.cluster.connection import PilotConnection
-from bgd.launcher.cluster.controller import SlurmJob, excluding, last_line, number_in, pauses
+from bgd.launcher.cluster.controller import SlurmJob, excluding, number_in, pauses
 from bgd.launcher.cluster.folder import LEASE, Leftovers, PilotFolder
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began
-from bgd.launcher.problems import CannotStart, one_line
+from bgd.launcher.problems import CannotStart, one_line, printable
 from bgd.wire import launching
 from bgd.wire.launching import (
     AttemptEnded,
@@ -40,6 +40,7 @@ from bgd.wire.launching import (
     SlurmStart,
     ToLauncher,
 )
+from bgd.wire.slurm import is_incurable, message_in
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilots import PilotPool
@@ -231,7 +232,7 @@ class Pilot:
     def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
         """Tell waiting attempts why it does not run."""
         if is_silent:
-            self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
+            self._note_silence()
         elif found is not None and found.state == "PENDING":
             self._note_reason(Cause.NODE, found.waits_for)
         elif self.is_starting:
@@ -302,8 +303,8 @@ class Pilot:
             if code == 0 and "Submitted batch job" in words:  # an option without its value took --parsable
                 await self._controller.release(self.name, self._note_silence)
                 raise CannotStart(one_line(launching.NotStarted.OTHER, "an option of sbatch lacks its value"))
-            problem = last_line(words) or f"code {code}"
-            if code <= 0 or await self._controller.refuses_for_now(words):
+            problem = printable(message_in(words)) or f"code {code}"
+            if code <= 0 or not is_incurable(words):
                 await self._wait_after(problem, next(again))
             elif not (left_out and self._pool.leave_none_out()):
                 raise CannotStart(one_line(launching.NotStarted.OTHER, f"Slurm refuses the pilot: {problem}"))
@@ -320,7 +321,7 @@ class Pilot:
         await self._wait(seconds)
 
     def _note_silence(self) -> None:
-        self._note_reason(Cause.CONTROLLER, at=self._controller.silent_since)
+        self._note_reason(Cause.CONTROLLER, self._controller.problem, self._controller.silent_since)
 
     def _options(self) -> list[str]:
         """Return the arguments of sbatch, without the script."""
@@ -381,7 +382,7 @@ class Pilot:
             with theirs:
                 standard = (theirs.fileno(), theirs.fileno(), self._context.null)
                 try:
-                    return self._controller.start(argv, self._controller.variables, standard), ours
+                    return self._controller.start(argv, standard), ours
                 except BaseException:
                     ours.close()
                     raise

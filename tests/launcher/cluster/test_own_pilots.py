@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,70 @@ def test_what_the_site_refuses_for_now_waits_and_says_why(host, supervisor, slur
     refusal.unlink()
 
     assert {each.outcome for each in supervisor.all_ended(jobs)} == {Outcome.SUCCEEDED}
+
+
+def why_it_waits(supervisor, job: AttemptKey, cause: Cause) -> str | None:
+    """Return the words of the first report that the job waits for this cause."""
+    while True:
+        said = supervisor.hear()
+        if isinstance(said, AttemptStarted) and said.key == job and said.waits and said.waits.cause is cause:
+            return said.waits.problem
+
+
+def test_a_full_limit_fails_no_job_and_its_name_and_the_sites_words_are_told(supervisor, slurm):
+    lines = [
+        "site policy: at most 3 jobs",
+        "QOSMaxSubmitJobPerUserLimit",
+        "Batch job submission failed: Job violates",
+    ]
+    refusal = slurm.folder / "refusal"
+    refusal.write_text("".join(f"sbatch: error: {line}\n" for line in lines))
+    jobs = [supervisor.launch("true", slurm=slurm.pilot_start) for _ in range(10)]
+
+    assert why_it_waits(supervisor, jobs[-1], Cause.NODE) == "; ".join(lines)
+    refusal.unlink()
+
+    assert {ended.outcome for ended in supervisor.all_ended(jobs)} == {Outcome.SUCCEEDED}
+
+
+def test_a_process_that_a_wrapper_leaves_behind_delays_no_job(supervisor, slurm):
+    sbatch = slurm.folder / "sbatch"
+    sbatch.rename(slurm.folder / "real-sbatch")
+    sbatch.write_text(
+        f'#!/bin/sh\nsleep 600 &\necho $! >>{slurm.folder}/left\nexec {slurm.folder}/real-sbatch "$@"\n'
+    )
+    sbatch.chmod(0o700)
+
+    assert supervisor.run("true").outcome is Outcome.SUCCEEDED
+
+    for pid in map(int, (slurm.folder / "left").read_text().split()):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_wrapper_that_hangs_is_killed_with_its_processes_and_explained(supervisor, slurm):
+    sbatch = slurm.folder / "sbatch"
+    real = sbatch.read_text()
+    sbatch.write_text(
+        f"#!/bin/sh\necho asking the licence server\nsleep 600 & echo $! >>{slurm.folder}/left\nwait\n"
+    )
+    job = supervisor.launch("true")
+
+    words = why_it_waits(supervisor, job, Cause.NODE)
+    assert words == "asking the licence server; sbatch did not answer for 20 s"
+    wait_until(lambda: not any(map(is_alive, map(int, (slurm.folder / "left").read_text().split()))))
+    sbatch.write_text(real)
+    assert supervisor.ended(job).outcome is Outcome.SUCCEEDED
+
+
+def test_a_program_of_slurm_that_cannot_run_is_no_controller_that_is_away(supervisor, slurm):
+    squeue = slurm.folder / "squeue"
+    real = squeue.read_text()
+    squeue.write_text("#!/bin/sh\nexec /nowhere/squeue\n")
+    job = supervisor.launch("true")
+
+    assert "/nowhere/squeue: not found" in (why_it_waits(supervisor, job, Cause.CONTROLLER) or "")
+    squeue.write_text(real)
+    assert supervisor.ended(job).outcome is Outcome.SUCCEEDED
 
 
 def test_a_job_that_slurm_will_never_take_is_refused_in_slurms_words_and_no_other(supervisor, slurm):
