@@ -42,6 +42,7 @@ ROOMS = {
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/core/notifications.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
+    "bgd/wire/schedules.py": f"{PURE} hashlib msgspec bgd.core bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
     " bgd.daemon bgd.descriptors bgd.errors bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles"

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from bgd.client.session import UNNUMBERED, Broken, HungUp, NotSent, Session, framed
 from bgd.errors import BgdError, ConfigError, DaemonUnreachable, NotAllowed, ProtocolError
 from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
-from bgd.wire.replies import End, ErrorCode, Failed, KeyboardOpened, Reply, error_of
+from bgd.wire.replies import End, Failed, KeyboardOpened, Reply
 from bgd.wire.requests import Forget, Request
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ class Connection:
             self._let_another_read()
         reply = inbox.popleft()
         if isinstance(reply, Failed):
-            raise _error_in(reply)
+            raise self._session.error_in(reply)
         return reply
 
     async def _read_some(self, deadline: float | None) -> bytes:
@@ -324,18 +324,6 @@ class Inbox(deque[Reply]):
         super().__init__()
         self.id = request_id
         self.bell = bell
-
-
-def _error_in(failed: Failed) -> BgdError:
-    """Return why a request failed; a daemon that cannot read a valid one is older."""
-    if failed.code is ErrorCode.PROTOCOL and failed.message.startswith("not a message of"):
-        _, _, field = failed.message.partition("unknown field ")
-        unknown = field.partition(" ")[0] or "this request"
-        return ProtocolError(
-            f"the daemon is an older bgd, which does not know {unknown}: restart it with `bgctl shutdown`"
-            " and then `bgd`, or with `systemctl restart bgd`; running jobs go on"
-        )
-    return error_of(failed.code, failed.message)
 
 
 # --- sockets -------------------------------------------------------------------------------------------

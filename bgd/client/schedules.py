@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec.structs import replace
 
+import bgd
 from bgd.client.programs import check_command
 from bgd.client.session import UNNUMBERED
 from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
@@ -18,7 +19,7 @@ from bgd.errors import Refused
 from bgd.paths import find_program
 from bgd.wire.framing import MAX_FRAME
 from bgd.wire.messages import encode
-from bgd.wire.schedules import SetSchedules
+from bgd.wire.schedules import ScheduleView, SetSchedules, digest_of
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions
@@ -71,6 +72,21 @@ def changed_schedule(old: ScheduleSpec, argv: Sequence[str] | None, given: Mappi
     return _with_settings(
         replace(old, job=replace(old.job, **{name: getattr(made, name) for name in fields})), given
     )
+
+
+def whole_spec(view: ScheduleView) -> ScheduleSpec:
+    """Return the definition of a stored schedule, of which a changed one is made.
+
+    Raises:
+        Refused: the daemon is newer, and options that this program does not know would be lost.
+    """
+    spec = msgspec.convert(msgspec.to_builtins(view.spec), ScheduleSpec)
+    if view.digest is not None and digest_of(spec) != view.digest:
+        raise Refused(
+            f"schedule {view.name} has options of a newer bgd, which this program (bgd {bgd.__version__})"
+            " does not know and would remove: upgrade it"
+        )
+    return spec
 
 
 def set_schedules(specs: dict[str, ScheduleSpec], *, replaces: bool) -> SetSchedules:

@@ -78,6 +78,7 @@ class Session:
     def __init__(self) -> None:
         self._frames = FrameReader()
         self.is_greeted = False
+        self.version = ""  # of the daemon
         self.newest = 0  # the newest job that the daemon told of
 
     def hello(self) -> bytes:
@@ -91,10 +92,32 @@ class Session:
             BgdError: the daemon refuses the connection or does not speak this protocol. The session is over.
         """
         for payload in self._frames.feed(data):
-            if self.is_greeted:
-                yield self._checked(decode_reply(payload))
-            else:
+            if not self.is_greeted:
                 self._greet(payload)
+                continue
+            try:
+                reply = decode_reply(payload)
+            except ProtocolError as error:
+                raise ProtocolError(f"{error}{self._versions()}") from error
+            yield self._checked(reply)
+
+    def error_in(self, failed: Failed) -> BgdError:
+        """Return why a request failed."""
+        if failed.unknown is not None:
+            return ProtocolError(
+                f"the daemon is an older bgd ({self.version}), which does not know `{failed.unknown}`: "
+                "upgrade it, and restart it with `bgctl shutdown` and then `bgd`, or with "
+                "`systemctl restart bgd`; running jobs go on"
+            )
+        is_unread = failed.code is ErrorCode.PROTOCOL
+        return error_of(failed.code, f"{failed.message}{self._versions() if is_unread else ''}")
+
+    def _versions(self) -> str:
+        """Return what to do if daemon and program are of two versions, and do not understand each other."""
+        if self.version == bgd.__version__:
+            return ""
+        own = bgd.__version__
+        return f"; the daemon is bgd {self.version}, this program is bgd {own}: upgrade the older one"
 
     def end(self, path: str) -> Callable[[], DaemonUnreachable]:
         """Return a function that makes the error for a daemon that closed the connection."""
@@ -120,6 +143,7 @@ class Session:
                 f"{bgd.__version__}) protocol {PROTOCOL}: upgrade the older one, and restart the daemon"
             )
         self.is_greeted = True
+        self.version = hello.version
         self.newest = hello.newest or 0
 
     def _checked(self, reply: Reply) -> Reply:

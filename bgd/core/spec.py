@@ -165,7 +165,7 @@ class StopSignal(StrEnum):
         return cls.__members__.get(str(value).upper().removeprefix("SIG"))
 
 
-class Reference(Struct, frozen=True, array_like=True, gc=False):
+class Reference(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Where the result of another job goes in the arguments of a class job.
 
     `path`: the steps to it, for example ("args", 0) or ("kwargs", "totals", "eu"). Until an attempt starts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Collection
 from contextlib import suppress
@@ -10,7 +9,6 @@ from functools import cache
 from math import inf
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -93,11 +91,6 @@ def _machine_id() -> str:
     with suppress(OSError):
         return Path("/etc/machine-id").read_text().strip()
     return platform.node()
-
-
-def digest_of(spec: ScheduleSpec) -> str:
-    """Return a hash of a definition."""
-    return hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=16).hexdigest()
 
 
 def job_of(name: str, spec: ScheduleSpec) -> JobSpec:

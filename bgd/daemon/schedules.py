@@ -17,12 +17,12 @@ from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import Occurrence, next_at, problem_with_schedule, upcoming_times
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, Meant, RunsByName, ScheduleClock, batched
-from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, digest_of, job_of, meaning_of
+from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ConfigError, Full, Refused, nearest
-from bgd.wire.schedules import OccurrenceView, ScheduleView
+from bgd.wire.schedules import OccurrenceView, ScheduleView, digest_of
 
 
 class Schedules:

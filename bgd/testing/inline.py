@@ -336,7 +336,7 @@ class InlineBackend:
             if batch[0].batch is not UNSET:
                 raise Refused(_NOT_INLINE.format("Client.batch"))
             specs = [spec for part in batch for spec in part.specs]
-            yield self._submit(number, specs, chain=bool(batch[0].chain))
+            yield self._submit(number, specs, chain=batch[0].chain)
 
     def _stream_finished(self, request: requests.Wait) -> Replies:
         for job in map(self._job, request.jobs):

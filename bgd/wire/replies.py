@@ -319,11 +319,15 @@ class End(Reply, frozen=True, tag="end"):
     """The stream is complete."""
 
 
-class Failed(Reply, frozen=True, tag="failed"):
-    """The request is refused; this also ends a stream."""
+class Failed(Reply, frozen=True, tag="failed", omit_defaults=True):
+    """The request is refused; this also ends a stream.
+
+    `unknown`: the field of the request, or its type, that this daemon does not know: it is older.
+    """
 
     code: ErrorCode
     message: str
+    unknown: str | None = None
 
 
 def code_of(error: BgdError) -> ErrorCode:

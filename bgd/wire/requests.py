@@ -70,8 +70,11 @@ class Message(Struct, frozen=True):
     id: RequestId
 
 
-class Request(Message, frozen=True, forbid_unknown_fields=True):
-    """What a client asks. Unknown fields are refused: without them, more might be meant."""
+class Request(Message, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a client asks. Unknown fields are refused: without them, more might be meant.
+
+    Defaults are left out, so that an older daemon refuses a new field only where it is set.
+    """
 
 
 class Submit(Request, frozen=True, tag="submit"):
@@ -135,11 +138,11 @@ class SubmitMany(Request, frozen=True, tag="submit_many", kw_only=True):
     token: Token | UnsetType = UNSET
     again: NewestJob | UnsetType = UNSET
     place: BatchPlace | UnsetType = UNSET
-    chain: bool | UnsetType = UNSET  # left out unless true: older daemons refuse it
+    chain: bool = False
     batch: NewBatch | UnsetType = UNSET
 
 
-class GetBatch(Request, frozen=True, tag="batch", kw_only=True, omit_defaults=True):
+class GetBatch(Request, frozen=True, tag="batch", kw_only=True):
     """-> BatchRuns..., End: the jobs of those lines of a batch that come after the line `after`.
 
     A daemon that has just started takes lines of a batch only after this request. `close`: it takes no more,
@@ -151,7 +154,7 @@ class GetBatch(Request, frozen=True, tag="batch", kw_only=True, omit_defaults=Tr
     close: bool = False
 
 
-class GetBatches(Request, frozen=True, tag="batches", kw_only=True, omit_defaults=True):
+class GetBatches(Request, frozen=True, tag="batches", kw_only=True):
     """-> BatchesPart, End: the newest batches, or that with an id, or the newest with a name.
 
     `before`: only lower ids. `wait`: answer when the newest of these batches has ended.
@@ -164,7 +167,7 @@ class GetBatches(Request, frozen=True, tag="batches", kw_only=True, omit_default
     wait: bool = False
 
 
-class CloseBatch(Request, frozen=True, tag="close_batch", omit_defaults=True):
+class CloseBatch(Request, frozen=True, tag="close_batch"):
     """-> BatchesPart, on disk. The client adds no more jobs, so the batch ends when all its jobs have ended.
 
     `cancel`: its jobs cannot add any either. To cancel its jobs, send Cancel after this. `reopen`: the client
@@ -176,7 +179,7 @@ class CloseBatch(Request, frozen=True, tag="close_batch", omit_defaults=True):
     reopen: bool = False
 
 
-class List(Request, frozen=True, tag="list", kw_only=True, omit_defaults=True):
+class List(Request, frozen=True, tag="list", kw_only=True):
     """-> JobsPart..., End. Newest first.
 
     Without `states`: unfinished jobs and the latest finished ones, `limit` in all.
@@ -212,7 +215,7 @@ class GetResult(Request, frozen=True, tag="result"):
     job: JobNumber
 
 
-class Logs(Request, frozen=True, tag="logs", kw_only=True, omit_defaults=True):
+class Logs(Request, frozen=True, tag="logs", kw_only=True):
     """-> LogPart..., End: the output of one attempt, or of all, oldest first.
 
     * `attempt`: None: the latest; 0: all.
@@ -347,7 +350,6 @@ else:
             bases=(Request,),
             module=__name__,
             frozen=True,
-            omit_defaults=True,
             tag=name,
         )
         for name, verb in VERBS.items()
@@ -376,7 +378,7 @@ def _kind_of_change(name: str) -> Any:
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
-class SendSignal(Request, frozen=True, tag="signal", kw_only=True, omit_defaults=True):
+class SendSignal(Request, frozen=True, tag="signal", kw_only=True):
     """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
 
     jobs: NamedJobs = []
@@ -385,7 +387,7 @@ class SendSignal(Request, frozen=True, tag="signal", kw_only=True, omit_defaults
     whole_tree: bool = False
 
 
-class Edit(Request, frozen=True, tag="edit", omit_defaults=True):
+class Edit(Request, frozen=True, tag="edit"):
     """-> As Act. Change waiting jobs."""
 
     jobs: NamedJobs = []
@@ -557,7 +559,7 @@ class Resume(Request, frozen=True, tag="resume"):
     repeated: bool = False
 
 
-class Prune(Request, frozen=True, tag="prune", kw_only=True, omit_defaults=True):
+class Prune(Request, frozen=True, tag="prune", kw_only=True):
     """-> Pruned..., End: delete finished jobs and their logs, starting with the one that finished first.
 
     It deletes those that finished more than `older_than` seconds ago, that are not among the latest `keep` of

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, msgpack
 
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
@@ -17,7 +18,7 @@ MAX_HISTORY = 1_000
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-class GetSchedules(Request, frozen=True, tag="schedules", kw_only=True, omit_defaults=True):
+class GetSchedules(Request, frozen=True, tag="schedules", kw_only=True):
     """-> SchedulesPart..., End: all schedules by name, or one.
 
     `upcoming`: how many of the next occurrences of each the answer has.
@@ -27,7 +28,7 @@ class GetSchedules(Request, frozen=True, tag="schedules", kw_only=True, omit_def
     upcoming: Annotated[int, Meta(ge=0, le=MAX_UPCOMING)] = 1
 
 
-class SetSchedule(Request, frozen=True, tag="set_schedule", kw_only=True, omit_defaults=True):
+class SetSchedule(Request, frozen=True, tag="set_schedule", kw_only=True):
     """-> SchedulesPart. Store a schedule.
 
     `replaces`: it takes the place of the one of this name; otherwise there must be none. `digest`: that one
@@ -42,7 +43,7 @@ class SetSchedule(Request, frozen=True, tag="set_schedule", kw_only=True, omit_d
     digest: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class SetSchedules(Request, frozen=True, tag="set_schedules", kw_only=True, omit_defaults=True):
+class SetSchedules(Request, frozen=True, tag="set_schedules", kw_only=True):
     """-> SchedulesSet. Store schedules in one transaction: all of them, or none.
 
     `replaces`: they also take the place of those of their names; otherwise there must be none. One that is
@@ -74,7 +75,7 @@ class RunSchedule(Request, frozen=True, tag="run_schedule"):
     name: ScheduleName
 
 
-class GetHistory(Request, frozen=True, tag="history", kw_only=True, omit_defaults=True):
+class GetHistory(Request, frozen=True, tag="history", kw_only=True):
     """-> HistoryPart. What became of the occurrences of a schedule, newest first, also of a removed one.
 
     `before`: only rows with lower ids: the next page.
@@ -100,6 +101,11 @@ else:  # that of a newer daemon may have fields that are not known here
         """A schedule as a client sees it."""
 
         job: SeenJob
+
+
+def digest_of(spec: ScheduleSpec) -> str:
+    """Return a hash of a definition."""
+    return hashlib.blake2b(msgpack.encode(spec), digest_size=16).hexdigest()
 
 
 class OccurrenceView(Struct, frozen=True, kw_only=True):

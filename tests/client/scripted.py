@@ -31,9 +31,14 @@ class Peer:
         self._reader = FrameReader()
         self._payloads: list[bytes] = []
 
-    def greet(self, protocol: int = PROTOCOL, newest: int | msgspec.UnsetType = msgspec.UNSET) -> Hello:
+    def greet(
+        self,
+        protocol: int = PROTOCOL,
+        newest: int | msgspec.UnsetType = msgspec.UNSET,
+        version: str = bgd.__version__,
+    ) -> Hello:
         hello = decode_hello(self._next())
-        self.send_bytes(frame(encode(Hello(protocol, bgd.__version__, "scripted", newest))))
+        self.send_bytes(frame(encode(Hello(protocol, version, "scripted", newest))))
         return hello
 
     def receive(self) -> Request:

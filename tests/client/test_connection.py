@@ -16,7 +16,7 @@ import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
 from bgd.paths import SYSTEM_PATHS
 from bgd.wire import replies
-from bgd.wire.messages import decode_request
+from bgd.wire.framing import frame
 from bgd.wire.replies import ErrorCode
 from tests.client.scripted import Peer, serve, view_of
 from tests.support import DEADLINE
@@ -187,29 +187,42 @@ def test_each_failure_has_its_exception_and_the_connection_goes_on(client_at, pl
         assert client.submit(["true"]).id == 5
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"type": "no_such_request"}, "this request"),
-        ({"type": "wait"}, "this request"),  # earlier, `cancel` needed its jobs as `wait` does
-        ({"type": "submit", "spec": {"argv": ["true"], "later": 1}}, "`later`"),
-    ],
-)
-def test_a_daemon_that_does_not_know_a_request_or_an_option_is_called_older(client_at, play, fields, named):
-    with pytest.raises(ProtocolError) as unknown:
-        decode_request(msgspec.msgpack.encode({"id": 1, **fields}))
-
+def test_a_daemon_that_does_not_know_a_request_or_an_option_is_called_older(client_at, play):
     def script(peer):
-        peer.greet()
-        peer.send(replies.Failed(peer.receive().id, ErrorCode.PROTOCOL, str(unknown.value)))
+        peer.greet(version="1.0.7")
+        peer.send(replies.Failed(peer.receive().id, ErrorCode.PROTOCOL, "no", "later"))
 
-    with (
-        client_at(play(script)) as client,
-        pytest.raises(
-            ProtocolError, match=f"the daemon is an older bgd, which does not know {named}: restart"
-        ),
-    ):
+    with client_at(play(script)) as client, pytest.raises(ProtocolError) as refused:
         client.queues()
+    assert str(refused.value) == (
+        "the daemon is an older bgd (1.0.7), which does not know `later`: upgrade it, and restart it with "
+        "`bgctl shutdown` and then `bgd`, or with `systemctl restart bgd`; running jobs go on"
+    )
+
+
+def test_a_daemon_of_another_version_that_cannot_read_a_request_is_named(client_at, play):
+    def script(peer):
+        peer.greet(version="1.0.7")
+        peer.send(replies.Failed(peer.receive().id, ErrorCode.PROTOCOL, "not a message of protocol 1: so"))
+
+    with client_at(play(script)) as client, pytest.raises(ProtocolError) as refused:
+        client.queues()
+    assert str(refused.value) == (
+        f"not a message of protocol 1: so; the daemon is bgd 1.0.7, this program is bgd {bgd.__version__}: "
+        "upgrade the older one"
+    )
+
+
+def test_an_answer_that_a_program_does_not_know_names_both_versions(client_at, play):
+    def script(peer):
+        peer.greet(version="1.9.0")
+        peer.send_bytes(frame(msgspec.msgpack.encode({"type": "later", "id": peer.receive().id})))
+
+    with client_at(play(script)) as client, pytest.raises(ProtocolError) as unread:
+        client.queues()
+    assert "no reply is of the type 'later'; the daemon is bgd 1.9.0, this program is bgd" in str(
+        unread.value
+    )
 
 
 def test_a_reply_of_the_wrong_type_is_a_protocol_error(client_at, play):

@@ -6,7 +6,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
+from bgd.core.spec import JobCause
 from bgd.errors import ProtocolError
 from bgd.wire.messages import Hello, decode_reply, decode_request
 from bgd.wire.schedules import SchedulesPart
@@ -84,6 +86,35 @@ def test_an_unknown_field_within_a_request_is_refused(request_, unknown):
         decode_request(msgspec.msgpack.encode({**request_, "id": 1}))
 
     assert unknown in str(caught.value)
+
+
+def structs_in(kind, found):
+    """Add all structs that a type holds to those that were found."""
+    if isinstance(kind, inspect.StructType) and kind.cls not in found:
+        found.add(kind.cls)
+        for field in kind.fields:
+            structs_in(field.type, found)
+    several = (*getattr(kind, "types", ()), *getattr(kind, "item_types", ()))
+    for inner in (*several, getattr(kind, "item_type", None), getattr(kind, "value_type", None)):
+        if inner is not None:
+            structs_in(inner, found)
+    return found
+
+
+@pytest.mark.parametrize("kind", kinds_of("request"), ids=lambda kind: kind.__name__)
+def test_everything_in_a_request_refuses_fields_of_a_later_version_and_leaves_out_defaults(kind):
+    structs = structs_in(inspect.type_info(kind), set()) - {Hello, JobCause}  # only bgd sets a cause
+
+    for struct in structs:
+        assert struct.__struct_config__.forbid_unknown_fields, struct
+        assert struct.__struct_config__.omit_defaults or not struct.__struct_defaults__, struct
+
+
+def test_a_list_in_a_request_that_is_longer_than_it_may_be_is_refused():
+    spec = {"target": "a:b", "references": [[1, ["args", 0], "of a later version"]]}
+
+    with pytest.raises(ProtocolError):
+        decode_request(msgspec.msgpack.encode({"type": "submit", "id": 1, "spec": spec}))
 
 
 def test_a_client_lists_schedules_that_have_options_of_a_later_version():

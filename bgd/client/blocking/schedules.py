@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgd.client.blocking.concurrency import run
 from bgd.client.blocking.job import Job
-from bgd.client.schedules import changed_schedule, new_schedule, schedules_of, set_schedules
+from bgd.client.schedules import changed_schedule, new_schedule, schedules_of, set_schedules, whole_spec
 from bgd.client.session import UNNUMBERED, expected
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.errors import Refused
@@ -99,11 +99,11 @@ class Schedules:
         """Change a stored schedule.
 
         Raises:
-            Refused: there is no such schedule, it is configured, it was changed meanwhile, or it
-                would not be valid.
+            Refused: there is no such schedule, it is configured, it was changed meanwhile, it would not be
+                valid, or a newer bgd stored options that would be lost.
         """
         [old] = self.list(name)
-        spec = changed_schedule(old.spec, argv, given)
+        spec = changed_schedule(whole_spec(old), argv, given)
         return self._set(name, spec, replaces=True, digest=old.digest)
 
     def list(self, name: str | None = None, *, upcoming: int = 1) -> Sequence[ScheduleView]:

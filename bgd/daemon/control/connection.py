@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -327,7 +328,9 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _refuse_unreadable(self, request_id: int, error: ProtocolError) -> None:
         """Refuse a request that cannot be decoded, and with it the batch that it is a part of."""
-        self._fail(request_id, error)
+        found = _UNKNOWN.search(str(error))
+        unknown = None if found is None else found[1] or found[2]
+        self.send(Failed(request_id, ErrorCode.PROTOCOL, str(error), unknown))
         self._unreadable_id = request_id
         if self._batch is not None and self._batch.request_id == request_id:
             self._drop_batch()
@@ -508,6 +511,10 @@ class PartialBatch:
         self._budget.release(self._acquired)
         self._acquired = 0
         self.parts = []
+
+
+_UNKNOWN = re.compile(r"unknown field `(\w{1,100})`|Invalid value '(\w{1,100})' - at `\$\.type`$")
+"""The field, or the type of a request, in msgspec's message about one that this daemon does not know."""
 
 
 def _has_dependencies(spec: JobSpec) -> bool:

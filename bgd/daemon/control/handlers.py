@@ -166,7 +166,7 @@ class RequestHandler:
 
     def may_follow_finished(self, parts: list[requests.SubmitMany]) -> bool:
         """Return whether a job of a chain follows a finished one, which has the key of the job before."""
-        return bool(parts[0].chain) and any(self._actions.has_kept_key(part.specs) for part in parts)
+        return parts[0].chain and any(self._actions.has_kept_key(part.specs) for part in parts)
 
     async def submit_once(self, parts: list[requests.SubmitMany], uid: int) -> Reply:
         """Submit a batch unless that has been done before; return the reply once all is on disk.
@@ -182,10 +182,10 @@ class RequestHandler:
                 place, has_batch = parts[0].place, parts[0].batch is not UNSET
                 token = place.batch if has_batch and place is not UNSET else None
                 async with (
-                    self._actions.keeping_jobs(specs, always=has_batch or bool(parts[0].chain)),
+                    self._actions.keeping_jobs(specs, always=has_batch or parts[0].chain),
                     self._actions.batches.reopened(token, uid),
                 ):
-                    finished, at = await self._finished_before(specs, chain=bool(parts[0].chain))
+                    finished, at = await self._finished_before(specs, chain=parts[0].chain)
                     # others may have been submitted meanwhile
                     check_dependencies(specs, self._supervisor.scheduler.waits)
                     self._check_place(parts, specs, uid)
@@ -318,7 +318,7 @@ class RequestHandler:
             specs = part.specs
             if submitted.batch is not None:
                 specs = [replace(spec, batch=submitted.batch) for spec in specs]
-            self._actions.submit(specs, uid, part.env, finished, at, into=submitted, chain=bool(first.chain))
+            self._actions.submit(specs, uid, part.env, finished, at, into=submitted, chain=first.chain)
         self._supervisor.advance(at)
         if place is not UNSET:
             self._idempotency.take_lines(place, submitted.jobs)
