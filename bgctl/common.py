@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bgd.wire.views import JobView
 
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
+ALL_PAUSED = "all queues are paused together: `bgctl resume` undoes that"
 _STATE_COLORS = {
     "running": "blue",
     "stopping": "magenta",

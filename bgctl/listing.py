@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from bgctl.columns import FOR_PROGRAMS, cells_for_programs, column_cells, columns_of, first_of, group_of
 from bgctl.common import (
+    ALL_PAUSED,
     answer,
     excerpt,
     global_options,
@@ -282,7 +283,7 @@ def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:
     if queues.obstacle is not None:
         return f"nothing starts: {queues.obstacle}"
     if queues.paused:
-        return "all queues are paused: `bgctl resume` starts jobs again"
+        return ALL_PAUSED
     paused = [queue.name for queue in queues.queues if queue.paused and queue.name in waiting]
     return f"paused: {first_of(paused)}: `bgctl resume QUEUE` starts its jobs again" if paused else None
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import click
 
-from bgctl.common import answer, global_options, report, say, table_of
+from bgctl.columns import first_of
+from bgctl.common import ALL_PAUSED, answer, global_options, report, say, table_of
 from bgctl.options import QUEUE_NAME, slots_or
 from bgctl.verbs import verb, verb_group
 from bgd import Client, State
@@ -52,8 +53,8 @@ def slots_command(daemon: Client, slots: int | str | None) -> None:
 def pause_command(daemon: Client, queue: str | None) -> None:
     """Start no more jobs, in one queue or in all.
 
-    `bgctl resume` undoes it. Running jobs keep running; use `bgctl suspend` to stop them, and `bgctl hold`
-    for single jobs.
+    `bgctl resume` undoes it, with the same QUEUE or without one. Running jobs keep running; use `bgctl
+    suspend` to stop them, and `bgctl hold` for single jobs.
     """
     queues = daemon.pause(queue)
     others = {each.name: each for each in queues.queues}
@@ -72,14 +73,17 @@ def pause_command(daemon: Client, queue: str | None) -> None:
 def resume_command(daemon: Client, queue: str | None) -> None:
     """Undo `bgctl pause`.
 
-    Without QUEUE, undo only the pause of all queues together, not of single queues.
+    Without QUEUE, undo only the pause of all queues together. Queues that were paused by name stay paused.
     """
     queues = daemon.resume(queue)
-    paused = ", ".join(each.name for each in queues.queues if each.paused)
-    rest = f"; still paused: {paused}" if queue is None and paused else ""
-    if queue is not None and queues.paused:
-        rest = "; but all queues are paused together: `bgctl resume`"
-    report(reply_as_json(queues), f"{_queue_is(queue)} resumed{rest}")
+    paused = [each.name for each in queues.queues if each.paused]
+    if queue is None and paused:
+        said = f"all queues are resumed except {first_of(paused)}: `bgctl resume {paused[0]}`"
+    elif queue is not None and queues.paused:
+        said = f"queue {queue} is not paused by name any more; {ALL_PAUSED}"
+    else:
+        said = f"{_queue_is(queue)} resumed"
+    report(reply_as_json(queues), said)
 
 
 @verb("bgctl queue list", "bgctl queue list --json")
@@ -139,7 +143,7 @@ queue_command = verb_group(
 
 def _say_if_paused(queues: Queues) -> None:
     if queues.paused and not global_options().json:
-        say("all queues are paused together: `bgctl resume` starts jobs again")
+        say(ALL_PAUSED)
 
 
 def _slots_or_none(slots: int | str) -> int | None:

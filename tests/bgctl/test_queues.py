@@ -72,12 +72,18 @@ def test_resume_of_all_queues_leaves_single_queues_paused(own_daemon):
 
     assert "until `bgctl resume`: all queues are paused" in own_daemon.bgctl("show", job_id).stdout
     assert "all queues are paused together" in own_daemon.bgctl("slots").stderr
-    assert own_daemon.bgctl("resume", "night").stderr.endswith(
-        "but all queues are paused together: `bgctl resume`\n"
+    assert own_daemon.bgctl("resume", "night").stderr == (
+        "bgctl: queue night is not paused by name any more; "
+        "all queues are paused together: `bgctl resume` undoes that\n"
     )
     own_daemon.bgctl("queue", "set", "night", "--slots", "9")
     own_daemon.bgctl("pause", "night")
-    assert own_daemon.bgctl("resume").stderr == "bgctl: all queues are resumed; still paused: night\n"
+    for _ in range(2):  # the second one has nothing to undo
+        assert own_daemon.bgctl("resume").stderr == (
+            "bgctl: all queues are resumed except night: `bgctl resume night`\n"
+        )
+    assert own_daemon.bgctl("resume", "night").stderr == "bgctl: queue night is resumed\n"
+    assert own_daemon.bgctl("resume").stderr == "bgctl: all queues are resumed\n"
 
 
 def test_queues_are_listed_with_their_slots_and_jobs(own_daemon):
@@ -206,7 +212,7 @@ def test_list_on_a_terminal_names_the_pause_that_stops_its_jobs(daemon, terminal
 
     assert "bgctl: paused: night: `bgctl resume QUEUE` starts its jobs again" in seen(terminal("list"))
     daemon.bgctl("pause")
-    assert "bgctl: all queues are paused: `bgctl resume` starts jobs again" in seen(terminal("list"))
+    assert "bgctl: all queues are paused together: `bgctl resume` undoes that" in seen(terminal("list"))
     assert daemon.bgctl("list").stderr == ""
 
     daemon.bgctl("resume")
