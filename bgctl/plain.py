@@ -246,6 +246,10 @@ class _View:
         if fields.get("progress"):
             self.progress = _View(fields["progress"])
 
+    def __getattr__(self, name: str) -> Any:
+        """Leave a field that an older daemon does not have to the client, which knows its default."""
+        raise Unusual
+
 
 def _list() -> None:
     views: Any = [_View(job) for part in Daemon().ask("list", "jobs") for job in part["jobs"]]
@@ -253,7 +257,10 @@ def _list() -> None:
         raise Unusual
     from bgctl.columns import cells_for_programs, columns_of, group_of  # noqa: PLC0415 - only for a list
 
-    views.sort(key=group_of)
+    try:
+        views.sort(key=group_of)
+    except StopIteration:  # a newer daemon has a state that is not known here
+        raise Unusual from None
     lines = "\n".join(columns_of(cells_for_programs(views, time.time())))
     write_all(1, f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
 

@@ -534,6 +534,41 @@ def test_jobs_are_listed_as_by_the_client_alone(views, is_plain):
     assert alike(playing(views=views), "list") == is_plain
 
 
+def of_another_version(changed, version):
+    """Return a script that lists a job with these fields changed; UNSET: the daemon does not know them."""
+
+    def script(peer):
+        peer.greet(newest=4, version=version)
+        view = msgpack.decode(msgpack.encode(FAILED)) | changed
+        job = {name: value for name, value in view.items() if value is not UNSET}
+        number = peer.receive().id
+        peer.send_bytes(frame(msgpack.encode({"type": "jobs", "id": number, "jobs": [job]})))
+        peer.send(replies.End(number))
+        peer.wait_for_end()
+
+    return script
+
+
+def test_jobs_of_an_older_daemon_are_listed_without_what_it_does_not_know():
+    older = of_another_version({"retry_until": UNSET, "suspended": UNSET}, "1.0.0")
+    (code, out, err), _ = played([older], "list")
+
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].startswith("9 ")
+    assert not alike(older, "list")
+
+
+def test_a_state_of_a_newer_daemon_is_an_error_that_names_both_versions():
+    newer = of_another_version({"state": "parked"}, "1.9.0")
+    (code, _, err), _ = played([newer], "list")
+
+    assert code != 0
+    assert "Invalid enum value 'parked'" in err
+    assert "; the daemon is bgd 1.9.0, this program is bgd" in err
+    assert len(err.splitlines()) == 1
+    assert not alike(newer, "list")
+
+
 @pytest.mark.parametrize("sent", range(4))
 def test_output_that_broke_off_continues_where_it_stopped(sent):
     scripts = [playing(*PLAIN, hangs_up_after=sent), playing(*PLAIN)]

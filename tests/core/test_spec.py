@@ -10,6 +10,7 @@ from bgd.core.spec import (
     MAX_PATH,
     MAX_WORD,
     MAX_WORK,
+    NOTIFICATION_QUEUE,
     PREVIOUS,
     ExecutorKind,
     Isolation,
@@ -19,6 +20,7 @@ from bgd.core.spec import (
     Reference,
     StopSignal,
     problem_with,
+    problem_with_queue,
 )
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
@@ -198,6 +200,11 @@ def test_other_signals_are_not_stop_signals(text):
 
 def test_a_rate_is_shown_as_people_write_it():
     assert str(Rate(10, 60.0, "10/1m")) == "10/1m"
+
+
+def test_only_the_queue_of_notifications_is_bgds_own():
+    assert problem_with_queue("mail") is problem_with_queue(None) is None
+    assert "for bgd's own notifications" in str(problem_with_queue(NOTIFICATION_QUEUE))
 
 
 def test_only_a_cluster_finds_nodes_and_only_a_program_in_front_hides_what_runs():

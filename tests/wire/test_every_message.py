@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
+from msgspec.structs import replace
 
-from bgd.core.spec import JobCause
+from bgd.core.schedule_spec import ScheduleSpec
+from bgd.core.spec import JobCause, JobSpec
 from bgd.errors import ProtocolError
 from bgd.wire.messages import Hello, decode_reply, decode_request
-from bgd.wire.schedules import SchedulesPart
+from bgd.wire.schedules import SchedulesPart, digest_of
 from tests.wire.message_strategies import DIRECTIONS, KINDS, kinds_of, messages_of, tag_of
 
 DEEP = 100_000  # levels, a hundred times the limit of the interpreter
@@ -133,6 +135,12 @@ def test_a_client_lists_schedules_that_have_options_of_a_later_version():
 
     assert isinstance(reply, SchedulesPart)
     assert reply.schedules[0].spec.job.argv == ("date",)
+
+
+def test_a_digest_tells_definitions_apart():
+    daily, weekly = (ScheduleSpec(job=JobSpec(argv=("date",)), every=each) for each in ("1d", "7d"))
+
+    assert digest_of(daily) == digest_of(replace(daily)) != digest_of(weekly)
 
 
 @by_direction
