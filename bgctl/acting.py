@@ -26,6 +26,7 @@ from bgctl.common import (
     with_remedy,
 )
 from bgctl.options import (
+    ALONE,
     DURATION,
     FINISHED,
     SIZE,
@@ -49,7 +50,7 @@ from bgd.client.session import error_in
 from bgd.core.job import VERBS
 from bgd.core.spec import JobSpec
 from bgd.errors import nearest
-from bgd.formatting import number_ranges
+from bgd.formatting import number_ranges, pipeline_in_words
 from bgd.units import counted, format_size
 from bgd.wire import requests
 from bgd.wire.replies import ActResult, Pruned
@@ -94,6 +95,18 @@ def _command_of(name: str) -> click.Command:
 globals().update(
     {f"{name}_command": _command_of(name) for name, each in VERBS.items() if not each.has_fields}
 )
+
+
+@verb("bgctl retry 12", "bgctl retry --state failed --since 1d", "bgctl retry 12 --alone")
+@_with_action_options
+@ALONE
+def retry_command(daemon: Client, *, alone: bool, **options: Any) -> int:
+    """Run finished jobs again.
+
+    They get all their retries again, and wait for other jobs as before, but not for their delay. Jobs that
+    were cancelled because of them run again, too. A selection without --state means failed jobs.
+    """
+    return _perform(daemon, "retry", partial(Client.retry, alone=alone), options, alone=alone)
 
 
 _UNSET = unset_options()
@@ -304,11 +317,12 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
         return exit_codes.REFUSED
     if global_options().json:
         return _report(name, chain.from_iterable(act(where)))
-    states, errors = Counter[State | None](), list[BgdError]()
+    states, errors, pipeline = Counter[State | None](), list[BgdError](), list[ActResult]()
     try:
         with progress_bar(name, total, wanted=has_bar and total > _FEW) as advance:
             for results in act(where):
                 states.update(result.state for result in results)
+                pipeline += (result for result in results if result.along or result.left)
                 refused = filter(None, map(error_in, results))
                 errors += islice(refused, _MAX_ERRORS - len(errors))
                 advance(len(results), 0)
@@ -319,7 +333,7 @@ def _act_on_all(name: str, where: requests.Selection, act: _ActOn, *, dry_run: b
         if done := states.total() - states[None]:
             stopping = states[State.STOPPING]
             rest = f"; {'it is' if done == 1 else f'{stopping} still'} stopping" if stopping else ""
-            click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}")
+            click.echo(f"{VERBS[name].done} {counted(done, 'job')}{rest}{pipeline_in_words(pipeline, done)}")
     return _say_errors(errors, states[None])
 
 
@@ -366,11 +380,16 @@ def _report(name: str, results: Iterable[ActResult]) -> int:
             yield result
 
     if global_options().json:
-        print_json_array({"id": each.job, "state": each.state, "error": each.message} for each in noted())
+        print_json_array(
+            {"id": each.job, "state": each.state, "error": each.message}
+            | ({"along": each.along} if name == "retry" else {})
+            for each in noted()
+        )
     else:
         for result in noted():
             if result.state is not None:
-                click.echo(f"{result.job} {result.state if verb.tells_state else verb.done}")
+                state = result.state if verb.tells_state else verb.done
+                click.echo(f"{result.job} {state}{pipeline_in_words([result])}")
     return _say_errors(errors, len(errors))
 
 

@@ -11,16 +11,17 @@ import click
 
 from bgctl.common import answer, global_options, labelled, local_time, print_json, print_lines, say, table_of
 from bgctl.exit_codes import FAILED
-from bgctl.options import TIME_LIMIT, whole_number
+from bgctl.options import ALONE, TIME_LIMIT, whole_number
 from bgctl.plain import id_in
 from bgctl.submitting import JobVerb
 from bgctl.verbs import before_program, verb
-from bgd import Client
+from bgd import Client, State
 from bgd.brief import quoted
 from bgd.client.blocking.batches import Batch
-from bgd.formatting import batch_as_json
+from bgd.formatting import batch_as_json, pipeline_in_words
 from bgd.units import counted
-from bgd.wire.requests import MAX_BATCHES
+from bgd.wire.replies import ActResult
+from bgd.wire.requests import MAX_BATCHES, Selection
 from bgd.wire.views import BATCH_COUNTS, BatchView
 
 _HEADINGS = ("BATCH", "NAME", *(each.upper() for each in BATCH_COUNTS), "ENDED")
@@ -78,20 +79,25 @@ def cancel_command(daemon: Client, batch: str) -> None:
     _answer(found.cancel())
 
 
-@verb("bgctl batch retry nightly")
+@verb("bgctl batch retry nightly", "bgctl batch retry 3 --alone")
+@ALONE
 @_batch
-def retry_command(daemon: Client, batch: str) -> None:
+def retry_command(daemon: Client, batch: str, *, alone: bool) -> None:
     """Run the failed jobs of a batch again.
 
-    Its --then, --catch and --finally do not start a second time.
+    Jobs that were cancelled because of them run again, too. --then, --catch and --finally of the batch do not
+    start a second time.
     """
-    found = _found(daemon, batch)
-    again = found.retry_failed()
+    found, again, pipeline = _found(daemon, batch), 0, list[ActResult]()
+    failed = Selection(words=f"batch:{found.id}", states=[State.FAILED])
+    for results in daemon.act_on_all("retry", failed, alone=alone):
+        again += sum(result.state is not None for result in results)
+        pipeline += (result for result in results if result.along or result.left)
     if not again and not global_options().json:
         say(f"batch {found.id} has no failed job: there is nothing to run again")
     elif not global_options().json:
-        say(f"{counted(again, 'job')} of batch {found.id} queued again")
-    _answer(found)
+        say(f"{counted(again, 'job')} of batch {found.id} queued again{pipeline_in_words(pipeline, again)}")
+    _answer(found.refresh())
 
 
 class BatchVerb(JobVerb, click.Group):

@@ -523,6 +523,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 # Not the umask, which is the caller's, and not the input, which `--stdin -` reads
 _COMMAND_LINE_OPTIONS = [name for name in OPTIONS if name not in {"umask", "input"}]
 
+ALONE = click.option("--alone", is_flag=True, help="Leave jobs that were cancelled because of these.")
 YES = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 _ENV_PASS = click.option(
     "--env-pass",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -326,6 +326,24 @@ def number_ranges(numbers: Iterable[int]) -> str:
     return ", ".join(
         str(each.start) if len(each) == 1 else f"{each.start}-{each.stop - 1}" for each in ranges
     )
+
+
+class Retried(Protocol):
+    """A retried job with the jobs that were cancelled because of it: see `bgd.wire.replies.ActResult`."""
+
+    @property
+    def along(self) -> list[int]: ...
+    @property
+    def left(self) -> list[int]: ...
+
+
+def pipeline_in_words(results: Collection[Retried], retried: int = 1) -> str:
+    """Return what a sentence about so many retried jobs says of those that were cancelled because of them."""
+    because = f"cancelled because of {'it' if retried == 1 else 'them'}"
+    along = {job for result in results for job in result.along}
+    left = {job for result in results for job in result.left} - along
+    words = f"; also {number_ranges(along)}, {because}" if along else ""
+    return words + (f"; not {number_ranges(left)}, {because} and of others" if left else "")
 
 
 def _codes(codes: Iterable[int]) -> str:

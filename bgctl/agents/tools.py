@@ -25,7 +25,7 @@ from bgd.core.filters import words_for
 from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
 from bgd.escape import begun_at_end, one_line
-from bgd.formatting import reason_in_words
+from bgd.formatting import pipeline_in_words, reason_in_words
 from bgd.terminal import plain_lines
 from bgd.units import counted
 from bgd.wire.replies import ActResult
@@ -128,7 +128,7 @@ class Cancel(Arguments):
 
 
 class Retry(Arguments):
-    """Run finished jobs again under the same ids."""
+    """Run finished jobs again under the same ids, with those that were cancelled because of them."""
 
     jobs: JobIds
 
@@ -426,7 +426,10 @@ def _with_output(said: str, attempt: int, end: int, output: str) -> str:
 
 
 def _results(results: list[ActResult]) -> str:
-    lines = [f"job {each.job} {each.state}" if each.state else str(each.message) for each in results]
+    lines = [
+        f"job {each.job} {each.state}{pipeline_in_words([each])}" if each.state else str(each.message)
+        for each in results
+    ]
     if not any(each.state for each in results):
         raise Refused("; ".join(lines))
     return "\n".join(lines)

@@ -41,12 +41,10 @@ from bgd.wire.requests import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
     MAX_IDS,
-    Act,
-    Edit,
+    Action,
     GetEvents,
     Logs,
     Request,
-    SendSignal,
     Submit,
     SubmitMany,
     Wait,
@@ -378,7 +376,6 @@ class Idempotency:
 # --- resume: what to ask the next daemon for when a stream broke off ------------------------------------
 
 ProgressCallback = Callable[[JobProgress], object]
-Action = Act | SendSignal | Edit
 
 
 def take_output(rest: Logs, reply: Reply, *, of_one: bool) -> tuple[Logs | None, list[LogPart]]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bgd.core.explain import MAX_NAMED, Cause, Reason
 from bgd.core.heaps import DueHeap
-from bgd.core.job import MOVES, NO_CONDITIONS, WAITING, Conditions, Job, JobId, KeyLimit, Move, Now, State
+from bgd.core.job import NO_CONDITIONS, WAITING, Conditions, Job, JobId, KeyLimit, Now, State
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, JobSpec, KeyUntil, OnLimit
 
 _MAX_CACHED = 1024  # conditions that jobs share
@@ -62,6 +62,47 @@ def edited(job: Job, spec: JobSpec, changed: Collection[str], now: Now) -> Job:
     return replace(job, queue=queue, priority=priority, due=due, conditions=conditions)
 
 
+def revived(job: Job, spec: JobSpec, now: Now, awaited: Collection[JobId]) -> Job:
+    """Return a finished job with everything that its spec says it waits for, except its delay and a hold.
+
+    Of other jobs it waits for `awaited`, the unfinished ones; the caller has checked the ends of the rest. An
+    expiry counts from now. A job that has run cannot expire.
+    """
+    fresh = conditions_of(spec, now)
+    conditions = replace(
+        job.conditions,
+        at=spec.at,
+        expires=None if job.attempt else fresh.expires,
+        after=tuple(other for other in fresh.after if other in awaited),
+        after_any=tuple(other for other in awaited if other not in fresh.after),
+    )
+    return replace(job, due=None, conditions=_shared(conditions))
+
+
+def unmet(job: Job, spec: JobSpec, finished: Mapping[JobId, State], awaited: Collection[JobId]) -> str | None:
+    """Return why a finished job cannot wait for the jobs of its spec again; None: it can.
+
+    `finished`: the final states of other jobs; `awaited`: the unfinished ones. Those in neither were removed:
+    a job that has run waited for them then.
+    """
+    needed = {each.job for each in spec.references}
+    for other in map(JobId, spec.after):
+        if other in awaited or finished.get(other) is State.SUCCEEDED:
+            continue
+        if other in finished:
+            return f"job {job.id} waits for job {other}, which {ENDS[finished[other]]}: retry it, too"
+        if job.attempt == 0 or other in needed:
+            return f"job {job.id} waits for job {other}, which was removed: submit it again"
+    return None
+
+
+ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}
+BECAUSE_OF = "job {}, which had to succeed first, {}"
+"""The reason of a job that is cancelled because another one did not succeed, and how that one ended."""
+WHILE_HELD = " while this one was held"
+"""The end of such a reason if a person held the job: it is held again if it comes along with a retry."""
+
+
 START_OPTIONS = {"delay", "at", "expires"}  # options that say when a job may start
 
 
@@ -104,11 +145,6 @@ def waiting_state(due: float | None, conditions: Conditions, now: Now) -> State:
     if conditions.at is not None and conditions.at > now.wall:
         return State.SCHEDULED
     return State.QUEUED
-
-
-def move_to(state: State, job: Job) -> Move:
-    """Return the move of a waiting job to a state from `waiting_state`."""
-    return next(move for move, after in MOVES[job.state].items() if after is state)
 
 
 def expires_first(due: float | None, conditions: Conditions, now: Now) -> bool:

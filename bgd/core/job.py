@@ -70,9 +70,7 @@ MOVES: dict[State, dict[Move, State]] = {
     State.QUEUED: {Move.START: State.RUNNING, **_TO_WAIT, **_BEFORE_AN_ATTEMPT},
     State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
-    State.SUCCEEDED: {Move.REVIVE: State.QUEUED},
-    State.FAILED: {Move.REVIVE: State.QUEUED},
-    State.CANCELLED: {Move.REVIVE: State.QUEUED},
+    **{state: {Move.REVIVE: State.QUEUED, **_TO_WAIT} for state in FINAL},
 }
 
 
@@ -290,11 +288,7 @@ VERBS: dict[str, Verb] = {
         usual=frozenset({State.FAILED}),
         refusal="there is nothing to retry",
         does_more=True,
-        help=(
-            "Run finished jobs again.\n\n"
-            "They get all their retries again. A selection without --state means failed jobs."
-        ),
-        examples=("bgctl retry 12", "bgctl retry --state failed --since 1d"),
+        has_fields=True,
     ),
     "hold": Verb(
         done="held",

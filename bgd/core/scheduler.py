@@ -300,13 +300,12 @@ class Scheduler:
         job = replace(conditions.edited(old, spec, changed, now), policy=policy)
         if job.attempt and policy.ends_at != old.policy.ends_at:
             job = conditions.with_last_retry(job, now)
-        state = conditions.waiting_state(job.due, job.conditions, now)
-        if job.state is State.HELD or job.state is state:
+        if job.state is State.HELD or job.state is conditions.waiting_state(job.due, job.conditions, now):
             job = conditions.without_met_conditions(job)
             self.table.put(job)
             self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
         else:
-            self._move(job, conditions.move_to(state, job), now)
+            self._wait(job, now)
         for other, state in (finished or {}).items():
             self._notify(job_id, other, state, now)
         self._settle(now)
@@ -335,23 +334,25 @@ class Scheduler:
         job = self._waiting_job(job_id)
         if job.state is not State.HELD:
             raise KeyError(job_id)
-        self._move(job, conditions.move_to(conditions.waiting_state(job.due, job.conditions, now), job), now)
+        self._wait(job, now)
         self._settle(now)
         return self._state_of(job_id)
 
-    def revive(self, job: Job, now: Now) -> None:
-        """Queue a finished job again, with all its retries; the numbers of attempts continue.
+    def revive(self, job: Job, now: Now) -> State:
+        """Let a finished job wait again, with all its retries; return its new state.
 
-        The caller has checked that no other job has its key now.
+        `job`: as from `bgd.core.conditions.revived`. The numbers of its attempts continue. The caller has
+        checked that no other job has its key now.
 
         Raises:
             KeyError: the job is not finished.
         """
         if self.get(job.id) is not None or job.state not in FINAL:
             raise KeyError(job.id)
-        job = replace(job, policy=self.table.shared(with_end(job.policy, now)))
-        self._move(job, Move.REVIVE, now, failures=0, unseen=0)
+        policy = self.table.shared(with_end(job.policy, now))
+        self._wait(replace(job, policy=policy, failures=0, unseen=0), now)
         self._settle(now)
+        return self._state_of(job.id)
 
     # --- facts: jobs run and end ----------------------------------------------------------------------
 
@@ -493,6 +494,11 @@ class Scheduler:
             self.batches.moved(new.id, job.state, new.state)
         return new
 
+    def _wait(self, job: Job, now: Now) -> None:
+        """Move a job to the state in which it waits: the only way into the queue, except for a rerun."""
+        state = conditions.waiting_state(job.due, job.conditions, now)
+        self._move(job, next(move for move, after in MOVES[job.state].items() if after is state), now)
+
     def _note(self, job: Job, now: Now) -> None:
         """Save a job whose state does not change."""
         self.table.jobs.put(job)  # nothing changed that affects its place
@@ -557,15 +563,16 @@ class Scheduler:
         if job is None or (other not in job.conditions.after and other not in job.conditions.after_any):
             return
         if other in job.conditions.after and state is not State.SUCCEEDED:
-            self._move(job, Move.CANCEL, now, f"job {other}, which had to succeed first, {_ENDS[state]}")
+            reason = conditions.BECAUSE_OF.format(other, conditions.ENDS[state])
+            is_held = job.state is State.HELD
+            self._move(job, Move.CANCEL, now, reason + conditions.WHILE_HELD if is_held else reason)
             return
         self.table.waiting.end_wait(job_id, other)
         job = conditions.without_dependency(job, other)
-        next_state = conditions.waiting_state(job.due, job.conditions, now)
-        if job.state is State.BLOCKED and next_state is not State.BLOCKED:
-            self._move(job, conditions.move_to(next_state, job), now)
-        else:
+        if job.state is not State.BLOCKED or job.conditions.after or job.conditions.after_any:
             self._note(job, now)
+        else:
+            self._wait(job, now)
 
     def _state_of(self, job_id: JobId) -> State:
         """Return the state of a job that was waiting before `_settle`."""
@@ -588,6 +595,3 @@ class Scheduler:
 def _reason_of_cancel(attempts: int) -> str:
     """Return why a job is cancelled that does not run: `attempts` of it have begun."""
     return CANCELLED_BEFORE_NEXT_ATTEMPT if attempts else CANCELLED_BEFORE_START
-
-
-_ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "was cancelled"}

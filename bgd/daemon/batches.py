@@ -12,7 +12,7 @@ from bgd.core.batches import Batch, BatchEvent, BatchId
 from bgd.core.job import JobId, State
 from bgd.core.spec import JobCause, JobSpec
 from bgd.daemon.storage import batches as storage
-from bgd.daemon.storage.records import StoredSpec, Submission
+from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, NotAllowed, Refused
@@ -123,10 +123,10 @@ class BatchActions:
         batch = await self._store.read(storage.batch_of_token, token)
         return None if self.is_open(token) else batch
 
-    async def recall(self, specs: Mapping[JobId, StoredSpec]) -> None:
+    async def recall(self, specs: Mapping[JobId, JobSpec]) -> None:
         """Reopen the batches of finished jobs; the caller runs these again in the same turn of the loop."""
         known = self._supervisor.batches
-        ids = {job_id: BatchId(each.spec.batch) for job_id, each in specs.items() if each.spec.batch}
+        ids = {job_id: BatchId(spec.batch) for job_id, spec in specs.items() if spec.batch}
         ended = set(ids.values()) - known.open.keys()
         if ended:
             await self._supervisor.saved()

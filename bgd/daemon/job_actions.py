@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from copy import copy
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.filters import Filter
-from bgd.core.job import FINAL, VERBS, WAITING, Job, JobId, Now, RetryPolicy, State, Verb
+from bgd.core.job import FINAL, VERBS, WAITING, Job, JobId, Now, RetryPolicy, State
 from bgd.core.retry import policy_of
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
@@ -38,6 +38,7 @@ from bgd.daemon.followups import check_follow_ups, follow
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.launches import check_executor
 from bgd.daemon.queue_controls import check_queue_name
+from bgd.daemon.retries import Retries, refusal, refused
 from bgd.daemon.storage import lists, pruning, read
 from bgd.daemon.storage.pruning import PrunableJob
 from bgd.daemon.storage.records import StoredSpec, Submission
@@ -46,7 +47,7 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.class_jobs import after_previous
 from bgd.wire.launching import SignalProcesses
-from bgd.wire.replies import ActResult, ErrorCode, code_of, error_of
+from bgd.wire.replies import ActResult, ErrorCode, error_of
 from bgd.wire.requests import ROUND, Changes
 
 MAX_POLICIES = 1000  # of targets that are kept
@@ -82,6 +83,7 @@ class JobActions:
         self._debounced: dict[JobId, float] = {}  # when jobs were first put off, on the elapsed clock
         supervisor.follow = partial(follow, supervisor, store, self.submit)
         self.batches = BatchActions(supervisor, store, self.check, self.submit)
+        self.retries = Retries(supervisor, store, self.batches, self._finished)
 
     def asked_by(self, who: str) -> JobActions:
         """Return the same actions, with events that name the user."""
@@ -205,8 +207,6 @@ class JobActions:
             lambda scheduler, then: scheduler.submit(spec, policy, then, finished), at, self._by
         )
         self._supervisor.transaction.specs[job_id] = StoredSpec.of(spec, uid, at.wall, env)
-        if spec.references:
-            self._supervisor.transaction.references[job_id] = spec.references
         if spec.debounce is not None:
             self._debounced[job_id] = at.elapsed
         return job_id
@@ -230,18 +230,31 @@ class JobActions:
             return
         since = self._debounced.setdefault(job_id, at.elapsed)
         left = max(since + limits.MAX_DEBOUNCES * spec.debounce - at.elapsed, 0.0)
-        spec, policy = self._with_policies(spec)
         batch = self._supervisor.batches.of_job(job_id)
         spec = replace(spec, batch=None if batch is None else batch.id)
-        self._supervisor.transaction.edited[job_id] = spec
-        later = replace(spec, debounce=min(spec.debounce or 0.0, left))
-        self._supervisor.decide(
-            lambda scheduler, then: scheduler.edit(job_id, later, policy, conditions.START_OPTIONS, then),
-            at,
-        )
+        self.respecify(job_id, spec, conditions.START_OPTIONS, at, min(spec.debounce or 0.0, left))
         if len(self._debounced) > MAX_DEBOUNCED:
             is_unfinished = self._supervisor.is_unfinished
             self._debounced = {each: at for each, at in self._debounced.items() if is_unfinished(each)}
+
+    def respecify(
+        self,
+        job_id: JobId,
+        spec: JobSpec,
+        changed: Collection[str],
+        at: Now,
+        debounce: float | None = None,
+    ) -> None:
+        """Give a waiting job that has never run another checked spec, in its place in the queue.
+
+        `changed`: what differs of the options that say what it waits for. `debounce`: how long it waits now.
+        """
+        spec, policy = self._with_policies(spec)
+        self._supervisor.transaction.edited[job_id] = spec
+        spec = replace(spec, debounce=debounce)
+        self._supervisor.decide(
+            lambda scheduler, then: scheduler.edit(job_id, spec, policy, changed, then), at, self._by
+        )
 
     def keeping_jobs(
         self, specs: Iterable[JobSpec], *, always: bool = False
@@ -343,10 +356,14 @@ class JobActions:
 
     async def do(self, verb: str, job_id: JobId, **given: Any) -> State:
         """Act on one job; return its new state."""
+        return (await self.done(verb, job_id, **given))[0]
+
+    async def done(self, verb: str, job_id: JobId, **given: Any) -> tuple[State, ActResult]:
+        """Act on one job; return its new state, and what else the result says."""
         [result] = await self.act(verb, [job_id], **given)
         if result.state is None:
             raise error_of(result.code or ErrorCode.REFUSED, result.message or "")
-        return result.state
+        return result.state, result
 
     async def act(
         self,
@@ -366,13 +383,11 @@ class JobActions:
         async with self._lock if for_final else nullcontext():  # from reading until acting
             # a selection of unfinished jobs leaves out those that have finished
             if verb == "retry":
-                given["specs"] = dict[JobId, StoredSpec]()
-            elif verb == "remove":
+                return await self.retries.retry(asked, among, self._by, **given)
+            if verb == "remove":
                 await self._supervisor.saved()  # jobs that were just submitted may need results
                 given["needed"] = await self._store.read(read.jobs_that_need, asked)
-            finished = await self._finished(asked, given.get("specs")) if among is None or for_final else {}
-            if verb == "retry":
-                await self.batches.recall(given["specs"])
+            finished = await self._finished(asked) if among is None or for_final else {}
             done = self._act(verb, asked, finished, among, given, repeated=repeated)
             results = [
                 ActResult(job_id, outcome) if isinstance(outcome, State) else await _result(job_id, outcome)
@@ -411,7 +426,7 @@ class JobActions:
                 try:
                     if job is None or job.state not in accepted:
                         if job is None or not (repeated and job.state in verb.done_before):
-                            raise _refused(verb, job_id, job)
+                            raise refused(verb, job_id, job)
                         outcome: State | Later = job.state
                     elif is_later:
                         outcome = partial(decide, self, job, at, **given)
@@ -428,20 +443,16 @@ class JobActions:
         await self._supervisor.saved()  # which tells the launcher
         dispatcher = self._supervisor.dispatcher
         refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in told})
-        refused = {int(job_id): _refusal(job_id, error) for job_id, error in refusals.items()}
-        return [refused.get(each.job, each) for each in results]
+        failed = {int(job_id): refusal(job_id, error) for job_id, error in refusals.items()}
+        return [failed.get(result.job, result) for result in results]
 
-    async def _finished(
-        self, job_ids: Iterable[JobId], specs: dict[JobId, StoredSpec] | None = None
-    ) -> dict[JobId, Job]:
-        """Return those of these jobs that have finished; some may while this reads. Add to their `specs`."""
+    async def _finished(self, job_ids: Iterable[JobId]) -> dict[JobId, Job]:
+        """Return those of these jobs that have finished; some may while this reads."""
         finished: dict[JobId, Job] = {}
         rest, is_unfinished = set(job_ids), self._supervisor.is_unfinished
         while others := [each for each in rest if not is_unfinished(each)]:
             await self._supervisor.saved()  # their ends may not be on disk yet
             finished |= await self._store.read(read.finished_jobs, others)
-            if specs is not None:
-                specs |= await self._store.read(read.read_specs, others)
             rest.difference_update(others)
         return finished
 
@@ -474,16 +485,6 @@ class JobActions:
             for refusal in (await dispatcher.refusals({current.id: answer})).values():
                 raise refusal
         return current.state
-
-    def revive(self, job: Job, at: Now, specs: Mapping[JobId, StoredSpec]) -> State:
-        """Queue a finished job again."""
-        check_may_run(specs[job.id].whole(), self._supervisor.config)
-        key = job.conditions.key
-        holder = None if key is None else self._supervisor.scheduler.holder_of(key, at)
-        if holder not in {None, job.id}:
-            raise Refused(f"job {job.id} has the key of job {holder}, which still has it")
-        self._supervisor.decide(lambda scheduler, _: scheduler.revive(job, at), at)
-        return State.QUEUED
 
     def remove(self, job: Job, at: Now, needed: Mapping[JobId, JobId]) -> State:
         """Delete a finished job; return the state it was in. Its logs go once its rows are off the disk."""
@@ -550,7 +551,6 @@ class JobActions:
 
 
 _METHODS: dict[str, Callable[..., State | Later | Awaitable[State]]] = {
-    "retry": JobActions.revive,
     "edit": JobActions.edit,
     "suspend": JobActions.suspend,
     "continue": JobActions.continue_,
@@ -572,20 +572,7 @@ async def _result(job_id: JobId, outcome: Later | Refused) -> ActResult:
             raise outcome
         return ActResult(job_id, await outcome())
     except Refused as error:
-        return _refusal(job_id, error)
-
-
-def _refusal(job_id: JobId, error: Refused) -> ActResult:
-    return ActResult(job_id, code=code_of(error), message=str(error))
-
-
-def _refused(verb: Verb, job_id: JobId, job: Job | None) -> Refused:
-    if job is None:
-        return NoSuchJob(f"no job {job_id}")
-    if job.state in FINAL:
-        return Refused(f"job {job_id} has already finished ({job.state})")
-    is_state = "has not finished" if verb.states == FINAL else f"is {job.state}"
-    return Refused(f"job {job_id} {is_state}: {verb.refusal}")
+        return refusal(job_id, error)
 
 
 def _check_new(spec: JobSpec, at: Now) -> None:

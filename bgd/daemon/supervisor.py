@@ -480,7 +480,7 @@ class Supervisor:
         transaction.wanted = [
             job.id
             for job in transaction.launches
-            if job.id not in transaction.specs or job.id in transaction.references
+            if job.id not in transaction.specs or transaction.specs[job.id].spec.references
         ]
         return transaction
 

@@ -319,7 +319,7 @@ class InlineBackend:
                 yield from self._stream_events(request)
             case SetSchedules() as request:
                 yield self._set_schedules(request)
-            case request if isinstance(request, requests.Act | requests.SendSignal | requests.Edit):
+            case request if isinstance(request, requests.Action):
                 act = self._cancel if tag_of(request) == "cancel" else _too_late
                 yield Acted(request.id, [act(job_id) for job_id in request.jobs])
             case request:

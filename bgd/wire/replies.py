@@ -178,12 +178,18 @@ class KeyboardOpened(Reply, frozen=True, tag="keyboard", omit_defaults=True):
 
 
 class ActResult(Struct, frozen=True):
-    """The new state of one job, or the code and text of a refusal."""
+    """The new state of one job, or the code and text of a refusal.
+
+    Of a retry: `along` were cancelled because of the job and are retried, too; `left` were and are not,
+    because another job that they wait for did not succeed or they are refused.
+    """
 
     job: int
     state: State | None = None
     code: ErrorCode | None = None
     message: str | None = None
+    along: list[int] = []
+    left: list[int] = []
 
 
 class Acted(Reply, frozen=True, tag="acted"):

@@ -330,7 +330,6 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
     Cancel = Act
-    Retry = Act
     Hold = Act
     Release = Act
     Suspend = Act
@@ -378,6 +377,18 @@ def _kind_of_change(name: str) -> Any:
     return kind_of(name) | UnsetType | (None if may_be_nil(name) else UnsetType)
 
 
+class Retry(Request, frozen=True, tag="retry"):
+    """-> As Act. Queue finished jobs again, with the jobs that were cancelled because of them.
+
+    `alone`: without those.
+    """
+
+    jobs: NamedJobs = []
+    repeated: bool = False
+    where: Selection | None = None
+    alone: bool = False
+
+
 class SendSignal(Request, frozen=True, tag="signal", kw_only=True):
     """-> As Act. Send a signal to the first process of running jobs, or to all of their processes."""
 
@@ -395,12 +406,14 @@ class Edit(Request, frozen=True, tag="edit"):
     where: Selection | None = None
 
 
-def act(verb: str, **fields: Any) -> Act | SendSignal | Edit:
+Action = Act | Retry | SendSignal | Edit
+"""A request that carries out a verb of `bgd.core.job.VERBS`."""
+
+
+def act(verb: str, **fields: Any) -> Action:
     """Return the request for a verb of `bgd.core.job.VERBS`, without its id."""
-    kinds: dict[object, Callable[..., Any]] = {
-        kind.__struct_config__.tag: kind for kind in (*get_args(Act), SendSignal, Edit)
-    }
-    request: Act | SendSignal | Edit = kinds[verb](id=0, **fields)
+    kinds: dict[object, Callable[..., Any]] = {kind.__struct_config__.tag: kind for kind in get_args(Action)}
+    request: Action = kinds[verb](id=0, **fields)
     return request
 
 

@@ -153,7 +153,10 @@ class EffectChecker:
     def _check_time(self, old: Job | None, new: Job, now: Now, asked: Request | None) -> None:
         """Compare the times of a job with its spec, or with those it had before."""
         spec, changed = self.specs[new.id], frozenset[str]() if asked is None else asked.changed
-        if old is None or changed & {"delay", "at"}:
+        is_revived = old is not None and old.state in FINAL
+        if is_revived:
+            due, date = None, spec.at
+        elif old is None or changed & {"delay", "at"}:
             due, date = (now.elapsed + spec.delay if spec.delay else None), spec.at
         elif old.state in ACTIVE and new.state is State.SCHEDULED:
             due, date = self._time_after_end(new, now)
@@ -165,7 +168,7 @@ class EffectChecker:
         assert (new.due, new.conditions.at) == ((due, date) if is_kept else (None, None))
 
         expires = None if old is None else old.conditions.expires
-        if old is None or ("expires" in changed and new.attempt == 0):
+        if old is None or (("expires" in changed or is_revived) and new.attempt == 0):
             expires = None if spec.expires is None else now.elapsed + spec.expires
         assert new.conditions.expires == (expires if new.state in WAITING else None)
 
@@ -215,7 +218,8 @@ class EffectChecker:
             assert old.conditions.expires is None or old.conditions.expires > now.elapsed, "started too late"
 
     def _follow_dependencies(self, old: Job | None, new: Job, asked: Request | None) -> None:
-        changed = {"after", "after_any"} if old is None else set() if asked is None else asked.changed
+        is_new = old is None or old.state in FINAL
+        changed = {"after", "after_any"} if is_new else set() if asked is None else asked.changed
         self.dependencies.ask(new.id, self.specs[new.id], changed, self.jobs)
         if new.state in FINAL:
             self.dependencies.saw_finish(new.id, new.state)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec.structs import replace
 
-from bgd.core.conditions import find_cycle
+from bgd.core.conditions import find_cycle, revived, unmet
 from bgd.core.explain import Cause
 from bgd.core.job import ACTIVE, FINAL, Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, QueueRule, Resources
@@ -112,8 +112,12 @@ class SimulatedMachine:
             and self.scheduler.holder_of(job.conditions.key, self.now) is not None
         ):
             return
-        self.scheduler.revive(job, self.now)
-        self._decided(Request(job_id=job_id, what="revive"))
+        spec = self.checker.specs[job_id]
+        finished = self._finished_of(spec)
+        awaited = [JobId(other) for other in (*spec.after, *spec.after_any) if other not in finished]
+        if unmet(job, spec, finished, awaited) is None:
+            self.scheduler.revive(revived(job, spec, self.now, awaited), self.now)
+            self._decided(Request(job_id=job_id, what="revive"))
 
     def resize(self, slots: int, rules: Mapping[str, QueueRule], resources: Resources = NO_TOKENS) -> None:
         model = self.checker.slots

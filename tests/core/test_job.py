@@ -7,8 +7,9 @@ def test_every_state_has_its_row():
     assert set(MOVES) == set(State)
 
 
-def test_a_finished_job_can_only_be_revived():
-    assert {state: MOVES[state] for state in FINAL} == {state: {Move.REVIVE: State.QUEUED} for state in FINAL}
+def test_a_finished_job_can_only_wait_again():
+    again = {Move.REVIVE: State.QUEUED, Move.BLOCK: State.BLOCKED, Move.DEFER: State.SCHEDULED}
+    assert {state: MOVES[state] for state in FINAL} == dict.fromkeys(FINAL, again)
 
 
 def test_only_a_queued_job_starts():

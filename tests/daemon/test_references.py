@@ -14,7 +14,7 @@ from bgd.core.spec import MAX_WORK, PREVIOUS, JobSpec, Reference
 from bgd.daemon.retention import Retention
 from bgd.daemon.storage import pruning
 from bgd.daemon.storage.pruning import RetentionLimits
-from bgd.errors import NoSuchJob
+from bgd.errors import NoSuchJob, Refused
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.replies import Acted, Failed, Submitted
 from bgd.wire.requests import Cancel, Changes, Edit, Remove, Submit, SubmitMany
@@ -150,7 +150,7 @@ async def test_a_job_whose_source_fails_is_cancelled_with_the_reason(config, lau
 
 
 @pytest.mark.parametrize("source", [JobSpec(target="app:make", retries=0), command(retries=0)])
-async def test_a_job_that_is_retried_gets_no_result_of_a_source_that_never_succeeded(
+async def test_a_job_is_not_retried_while_the_source_of_an_argument_has_not_succeeded(
     config, launcher, source
 ):
     async with served(config, launcher) as life:
@@ -160,14 +160,8 @@ async def test_a_job_that_is_retried_gets_no_result_of_a_source_that_never_succe
         launcher.say(end(first, Outcome.EXIT, 1))
         await launcher.hear(Acknowledge)
 
-        await life.actions.do("retry", job)
-        await life.heard()
-
-        view = await life.view(job)
-        assert (view.outcome, view.problem) == (
-            Outcome.REFUSED,
-            f"an argument is the result of job {first.job}, which has not succeeded or was removed",
-        )
+        with pytest.raises(Refused, match=f"job {job} waits for job {first.job}, which failed"):
+            await life.actions.do("retry", job)
 
 
 async def test_results_that_are_too_long_together_fail_the_job_with_a_reason(config, launcher):
@@ -202,13 +196,8 @@ async def test_a_job_is_kept_while_another_needs_its_result(config, launcher):
         await caller.ask(Cancel(0, [job]), Acted)
         [removed] = (await caller.ask(Remove(0, [made]), Acted)).results
         assert removed.state is State.SUCCEEDED
-        await life.actions.do("retry", job)  # its result is gone now
-        await life.heard()
-        view = await life.view(job)
-        assert (view.outcome, view.problem) == (
-            Outcome.REFUSED,
-            f"an argument is the result of job {made}, which has not succeeded or was removed",
-        )
+        with pytest.raises(Refused, match=f"job {job} waits for job {made}, which was removed: submit it"):
+            await life.actions.do("retry", job)
 
 
 async def test_a_job_that_is_about_to_be_removed_gives_no_result_to_a_new_one(config, launcher):
@@ -242,7 +231,7 @@ async def test_what_a_job_needed_is_forgotten_with_the_job(config, launcher):
 
         await caller.ask(Remove(0, [job, made]), Acted)
 
-        assert await life.store.read(lambda db: db.execute("SELECT * FROM wanted_results").fetchall()) == []
+        assert await life.store.read(lambda db: db.execute("SELECT * FROM dependents").fetchall()) == []
 
 
 @pytest.mark.parametrize(

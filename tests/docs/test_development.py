@@ -17,7 +17,7 @@ from bgctl import acting
 from bgd import AsyncClient, AsyncJob
 from bgd.core.job import ACTIVE, FINAL, MOVES, VERBS, WAITING, State
 from bgd.wire.messages import kinds_of
-from bgd.wire.requests import Act, Request
+from bgd.wire.requests import Action, Request
 from tests.docs.pages import block, page, section
 from tests.support import ROOT
 
@@ -66,7 +66,7 @@ def test_development_page_names_only_classes_and_constants_that_exist():
 @pytest.mark.parametrize("room", ["bgd/daemon/control", "bgd/client"])
 def test_every_request_is_named_in_every_room_of_a_new_verb(room):
     text = "".join(path.read_text() for path in (ROOT / room).rglob("*.py"))
-    names = ["Act" if kind in get_args(Act) else kind.__name__ for kind in kinds_of(Request).values()]
+    names = ["Action" if kind in get_args(Action) else kind.__name__ for kind in kinds_of(Request).values()]
     missing = [name for name in names if not re.search(rf"\b{name}\b", text)]
 
     assert not missing, f"docs/development.md, 'A verb': no file of {room} names {missing}"

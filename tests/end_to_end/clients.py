@@ -42,7 +42,7 @@ EXPIRES = 0.4  # seconds
 RECENT = 8  # number of their latest jobs that clients act on
 
 # Requests for jobs, with their weights
-VERBS: dict[type[Act], int] = {
+VERBS: dict[type[Act | Retry], int] = {
     Hold: 4,
     Release: 5,
     Suspend: 2,
@@ -130,7 +130,11 @@ class Clients:
         if dice.random() < 0.15:
             return Edit(1, [job], self._changes(job, dice))
         [verb] = dice.choices(list(VERBS), list(VERBS.values()))
-        jobs = {Suspend: own[-RECENT:], Continue: self._suspended.get(client, [job])}.get(verb, [job])
+        several: dict[object, list[int]] = {
+            Suspend: own[-RECENT:],
+            Continue: self._suspended.get(client, [job]),
+        }
+        jobs = several.get(verb, [job])
         request: Request = verb(1, jobs)
         return request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from itertools import islice, pairwise
+from itertools import pairwise
 from math import inf
 
 from msgspec import UNSET
@@ -32,6 +32,9 @@ from tests.end_to_end.records import AttemptRecords
 
 KEY_SLACK = 0.1  # seconds: the end of a job is stored a moment after it is decided
 OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # each of these ends an attempt
+
+# A held job that was cancelled because of another one may come along with its retry: it is held again then
+WHILE_HELD = {"note", Move.CANCEL, Move.REVIVE, Move.BLOCK, Move.DEFER, Move.HOLD}
 
 UNDOES: dict[type, tuple[type, ...]] = {
     Hold: (Release, Cancel, Retry, Remove),
@@ -95,6 +98,7 @@ class History:
         for job, spec in self.specs.items():
             assert job in self.of_job, f"job {job} was acknowledged and is lost"
             self._check_waits(job, spec)
+            self._check_delay(job, spec)
             if self._has_times:
                 self._check_expiry(job, spec)
         if self._has_times:
@@ -152,17 +156,27 @@ class History:
         for action in self.actions_on[job]:
             if isinstance(action.request, Edit) and action.request.changes.after_any is not UNSET:
                 after_any = set()  # the request may have come too late
-        for start in self._first_start_unasked(job):
+        for begin, start in self._first_starts(job):
             for other in {*spec.after, *after_any}:
-                ends = [event for event in self.of_job[other] if event.id < start.id and event.state in FINAL]
-                assert ends, f"job {job} started before job {other} had finished"
-                if other in spec.after:
-                    assert any(end.state is State.SUCCEEDED for end in ends)
+                states = self._states_between(other, begin, start)
+                where = f"job {job} started, {states} was job {other} since {begin.what}"
+                assert not FINAL.isdisjoint(states), f"{where}: it had not finished"
+                # a job that has run does not wait again for one that was removed
+                was_removed = start.attempt > 1 and self._last(other).what == "remove"
+                if other in spec.after and not was_removed:
+                    assert State.SUCCEEDED in states, f"{where}: it had not succeeded"
 
     def _check_expiry(self, job: int, spec: JobSpec) -> None:
-        for start in self._first_start_unasked(job):
-            if spec.expires is not None:
-                assert start.at <= self.of_job[job][0].at + spec.expires + 0.01  # for two clocks
+        for begin, start in self._first_starts(job):
+            if spec.expires is not None and start.attempt == 1:
+                latest = begin.at + spec.expires + 0.01  # for two clocks
+                assert start.at <= latest, f"job {job} started at {start.at} and not by {latest}"
+
+    def _check_delay(self, job: int, spec: JobSpec) -> None:
+        """A retried job waits for its date again, and not for its delay."""
+        for before, event in pairwise(self.of_job[job]):
+            if before.state in FINAL and event.state is State.SCHEDULED:
+                assert spec.at is not None, f"job {job} waits for its delay again: {event}"
 
     # --- requests that were acknowledged ------------------------------------------------------------
 
@@ -173,7 +187,7 @@ class History:
             whats = {event.what for event in meanwhile} - self._unasked
             match action.request:
                 case Hold():
-                    assert whats <= {"note", Move.CANCEL}, f"job {job} was held, and then: {meanwhile}"
+                    assert whats <= WHILE_HELD, f"job {job} was held, and then: {meanwhile}"
                 case Cancel():
                     assert whats <= {"note", Move.CANCEL, Move.SUCCEED}, f"job {job}: {meanwhile}"
                     last = self._last(job).state
@@ -184,7 +198,8 @@ class History:
                 case Edit(changes=changes) if undone_at == self.rest_at and job in self.jobs:
                     assert self.jobs[job].name == changes.name, f"job {job} is not as edited"
                 case Retry():
-                    assert any(event.what == Move.REVIVE for event in self.of_job[job])
+                    steps = pairwise(self.of_job[job])
+                    assert any(before.state in FINAL and event.state in WAITING for before, event in steps)
                 case _:
                     pass
 
@@ -269,10 +284,22 @@ class History:
 
     # --- lookups ------------------------------------------------------------------------------
 
-    def _first_start_unasked(self, job: int) -> list[EventView]:
-        """Return the first start, or nothing if the job was retried before: then it no longer had to wait."""
-        steps = (event for event in self.of_job[job] if event.what in {Move.START, Move.REVIVE})
-        return [event for event in islice(steps, 1) if event.what == Move.START]
+    def _first_starts(self, job: int) -> Iterator[tuple[EventView, EventView]]:
+        """Yield its submit and each retry, with the first start after that if there is one."""
+        begin: EventView | None = None
+        state = State.CANCELLED
+        for event in self.of_job[job]:
+            if state in FINAL and event.state not in FINAL:
+                begin = event
+            if event.what == Move.START and begin is not None:
+                yield begin, event
+                begin = None
+            state = event.state
+
+    def _states_between(self, job: int, begin: EventView, end: EventView) -> set[State]:
+        """Return all states that a job had from one event to another."""
+        before = [event.state for event in self.of_job[job] if event.id < begin.id][-1:]
+        return {*before, *(event.state for event in self.of_job[job] if begin.id < event.id < end.id)}
 
     def _asked_to_remove_at(self, job: int) -> float:
         """Return when a client asked for the removal of a job, which frees its key at once; inf: it is there.

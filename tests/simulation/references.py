@@ -94,13 +94,15 @@ class ReferenceLaws:
         due = None if event.what == "note" else self._to_cancel.pop(job, None)
         if due is not None:
             with_source = event.reason in REASONS_OF_CANCEL and event.at == due[1]
-            assert event.reason == due[0] or with_source, f"{event}, and it should have been cancelled: {due}"
+            is_told = str(event.reason).startswith(due[0]) or with_source
+            assert is_told, f"{event}, and it should have been cancelled: {due}"
             self._found["cancelled for a source"] += not with_source
-        if event.what == SUBMIT:
+        is_new = event.what == SUBMIT or (self._states[job] in FINAL and event.state not in FINAL)
+        if is_new:
             self._awaited[job] = {each for each in sources if self._states[each] is not State.SUCCEEDED}
             for source in sources:
                 self._cancel_for(source, job, event.at)
-        elif event.what == Move.REVIVE or event.state in FINAL:
+        elif event.state in FINAL:
             self._awaited[job] = set()
         if event.what == Move.START and (given := self._given.get((job, event.attempt))) is not None:
             for source, result in zip(sources, given, strict=True):

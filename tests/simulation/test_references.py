@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from bgd.core import scheduler
+from bgd.core import conditions
 from bgd.core.job import State
 from bgd.daemon.storage import read
 from bgd.daemon.storage.database import insert_rows
@@ -36,16 +36,16 @@ def give_zero_for_a_result_that_is_not_there(monkeypatch):
 
 def forget_whose_results_are_needed(monkeypatch):
     def lose(db, statement, *rows):
-        if "wanted_results" not in statement:
+        if "dependents" not in statement:
             insert_rows(db, statement, *rows)
 
     monkeypatch.setattr("bgd.daemon.storage.write.insert_rows", lose)
 
 
 def cancel_for_a_wrong_reason(monkeypatch):
-    ends = scheduler._ENDS
+    ends = conditions.ENDS
     swapped = {State.FAILED: ends[State.CANCELLED], State.CANCELLED: ends[State.FAILED]}
-    monkeypatch.setattr(scheduler, "_ENDS", swapped)
+    monkeypatch.setattr(conditions, "ENDS", swapped)
 
 
 @pytest.mark.parametrize(

@@ -490,9 +490,12 @@ class AsyncClient(AsyncDaemonClient):
         """Cancel the waiting ones of these jobs; the entries of running ones say that they still run."""
         return await self._channel.cancel_waiting(ids_of(jobs))
 
-    async def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Queue finished jobs again, with all their retries."""
-        return await self._channel.act("retry", ids_of(jobs))
+    async def retry(self, jobs: Iterable[JobReference], *, alone: bool = False) -> list[ActResult]:
+        """Let finished jobs wait again as when they were new, with all their retries, without their delay.
+
+        Jobs that were cancelled because of them are retried, too, and named in `along`, unless `alone`.
+        """
+        return await self._channel.act("retry", ids_of(jobs), alone=alone)
 
     async def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
@@ -569,7 +572,8 @@ class AsyncClient(AsyncDaemonClient):
         Args:
             verb: cancel, retry, hold, release, suspend, continue, signal, remove or edit.
             where: the jobs; with `dry_run`, the entries have their present states.
-            options: of `signal`: `signal`, its number, and `whole_tree`; of `edit` those of `Client.edit`.
+            options: of `retry`: `alone`; of `signal`: `signal`, its number, and `whole_tree`; of `edit` those
+                of `Client.edit`.
 
         Raises:
             DaemonUnreachable: no daemon came back within the client's timeout, or it is a retry or signal.

@@ -140,9 +140,9 @@ class AsyncJob(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the 
         """Cancel the job. A running one is `stopping` until its processes have ended."""
         return new_state(await self._client.cancel([self.id]))
 
-    async def retry(self) -> State:
-        """Queue the finished job again, with all its retries."""
-        return new_state(await self._client.retry([self.id]))
+    async def retry(self, *, alone: bool = False) -> State:
+        """Let the finished job wait again, as `AsyncClient.retry` does."""
+        return new_state(await self._client.retry([self.id], alone=alone))
 
     async def hold(self) -> State:
         """Keep the waiting job from starting until it is released."""

@@ -103,12 +103,15 @@ class Batch:
                 pass
         return self.refresh()
 
-    def retry_failed(self) -> int:
-        """Run its failed jobs again; return their number. No follow-up starts a second time."""
+    def retry_failed(self, *, alone: bool = False) -> int:
+        """Run its failed jobs again, and unless `alone` those that were cancelled because of them.
+
+        Return how many jobs that are. No follow-up starts a second time.
+        """
         count, where = 0, Selection(words=self._words, states=[State.FAILED])
-        with closing(self._client.act_on_all("retry", where)) as results:
+        with closing(self._client.act_on_all("retry", where, alone=alone)) as results:
             for some in results:
-                count += sum(each.state is not None for each in some)
+                count += sum(1 + len(result.along) for result in some if result.state is not None)
         self.refresh()
         return count
 

@@ -495,9 +495,12 @@ class Client(DaemonClient):
         """Cancel the waiting ones of these jobs; the entries of running ones say that they still run."""
         return run(self._channel.cancel_waiting(ids_of(jobs)))
 
-    def retry(self, jobs: Iterable[JobReference]) -> list[ActResult]:
-        """Queue finished jobs again, with all their retries."""
-        return run(self._channel.act("retry", ids_of(jobs)))
+    def retry(self, jobs: Iterable[JobReference], *, alone: bool = False) -> list[ActResult]:
+        """Let finished jobs wait again as when they were new, with all their retries, without their delay.
+
+        Jobs that were cancelled because of them are retried, too, and named in `along`, unless `alone`.
+        """
+        return run(self._channel.act("retry", ids_of(jobs), alone=alone))
 
     def hold(self, jobs: Iterable[JobReference]) -> list[ActResult]:
         """Keep waiting jobs from starting until they are released."""
@@ -574,7 +577,8 @@ class Client(DaemonClient):
         Args:
             verb: cancel, retry, hold, release, suspend, continue, signal, remove or edit.
             where: the jobs; with `dry_run`, the entries have their present states.
-            options: of `signal`: `signal`, its number, and `whole_tree`; of `edit` those of `Client.edit`.
+            options: of `retry`: `alone`; of `signal`: `signal`, its number, and `whole_tree`; of `edit` those
+                of `Client.edit`.
 
         Raises:
             DaemonUnreachable: no daemon came back within the client's timeout, or it is a retry or signal.

@@ -141,9 +141,9 @@ class Job(Generic[R_co], JobAttributes):  # noqa: PYI059 - at run time the other
         """Cancel the job. A running one is `stopping` until its processes have ended."""
         return new_state(self._client.cancel([self.id]))
 
-    def retry(self) -> State:
-        """Queue the finished job again, with all its retries."""
-        return new_state(self._client.retry([self.id]))
+    def retry(self, *, alone: bool = False) -> State:
+        """Let the finished job wait again, as `Client.retry` does."""
+        return new_state(self._client.retry([self.id], alone=alone))
 
     def hold(self) -> State:
         """Keep the waiting job from starting until it is released."""

@@ -81,7 +81,7 @@ class RequestHandler:
 
     def _own_answers(self) -> Answers:
         return {
-            **dict.fromkeys((*get_args(requests.Act), requests.SendSignal, requests.Edit), self._act),
+            **dict.fromkeys(get_args(requests.Action), self._act),
             **dict.fromkeys(get_args(QueueRequest), self._set_queues),
             requests.Submit: self._submit_single,
             requests.GetBatch: self._send_batch,
@@ -219,9 +219,7 @@ class RequestHandler:
         )
         return await self.submit_once([batch], client.uid)
 
-    async def _act(
-        self, request: requests.Act | requests.SendSignal | requests.Edit, client: ClientConnection
-    ) -> Reply | None:
+    async def _act(self, request: requests.Action, client: ClientConnection) -> Reply | None:
         """Apply a verb to each of several jobs, once; a refusal for one does not affect the others."""
         actions, verb = self._actions.asked_by(user_name(client.uid)), tag_of(request)
         given = {name: getattr(request, name) for name in request.__struct_fields__ if name not in _WHICH}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from operator import itemgetter
 from sys import intern
 from typing import Any
@@ -14,11 +15,11 @@ from msgspec.structs import asdict
 
 from bgd import clock
 from bgd.core.breakers import BreakerState
-from bgd.core.conditions import without_met_conditions
+from bgd.core.conditions import BECAUSE_OF, WHILE_HELD, without_met_conditions
 from bgd.core.filters import Filter
 from bgd.core.job import ACTIVE, FINAL, NO_CONDITIONS, WAITING, Conditions, Job, JobId, Rate, State
 from bgd.core.retry import options_of, with_policy
-from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, Reference
+from bgd.core.spec import MAX_WORK, NOTIFICATION_QUEUE, ExecutorKind, JobSpec, Reference
 from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
@@ -499,8 +500,8 @@ def jobs_that_need(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId
 
 
 NEEDS = """
-    SELECT source, job FROM wanted_results JOIN jobs AS users ON users.id = wanted_results.job
-    WHERE users.state NOT IN ('succeeded', 'failed', 'cancelled')
+    SELECT source, job FROM dependents JOIN jobs AS users ON users.id = dependents.job
+    WHERE needs_result AND users.state NOT IN ('succeeded', 'failed', 'cancelled')
 """
 _NEEDED = f"{NEEDS} AND source IN"
 
@@ -511,11 +512,46 @@ _READ_SPEC = """
 """
 
 
+def plain_specs(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, JobSpec]:
+    """Return the specs of those jobs that exist, without their environments."""
+    rows = rows_of(db, "SELECT job, spec FROM specs WHERE job IN", job_ids)
+    return {JobId(job_id): unpack_spec(packed) for job_id, packed in rows}
+
+
 def waits_of(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[int, list[int]]:
     """Return which jobs each of these was to wait for, if it exists."""
-    rows = rows_of(db, "SELECT job, spec FROM specs WHERE job IN", job_ids)
-    specs = ((job_id, unpack_spec(packed)) for job_id, packed in rows)
-    return {job_id: [*spec.after, *spec.after_any] for job_id, spec in specs}
+    return {job: [*spec.after, *spec.after_any] for job, spec in plain_specs(db, job_ids).items()}
+
+
+def cancelled_with(
+    db: sqlite3.Connection, causes: Sequence[JobId], limit: int
+) -> tuple[dict[JobId, JobId], set[JobId]]:
+    """Return jobs that were cancelled because others did not succeed, each with one of `causes`.
+
+    It waited for that one, or for another one of the jobs that are returned. At most `limit`. The second
+    value: those of them that were held.
+    """
+    found: dict[JobId, JobId] = {}
+    held: set[JobId] = set()
+    ahead = {cause: cause for cause in causes}
+    while ahead and len(found) < limit:
+        rows = [row for row in rows_of(db, _CANCELLED_WITH, list(ahead)) if row[1] not in {*found, *causes}]
+        held.update(job for _, job, was_held in rows if was_held)
+        ahead = dict(islice(((job, ahead[source]) for source, job, _ in rows), limit - len(found)))
+        found |= ahead
+    return found, held
+
+
+_CANCELLED_WITH = f"""
+    SELECT source, job, reason GLOB '*{WHILE_HELD}' FROM dependents JOIN jobs ON jobs.id = dependents.job
+    WHERE state = 'cancelled' AND reason GLOB '{BECAUSE_OF.format("*", "*")}' AND source IN
+"""  # noqa: S608 (constants)
+
+
+def schedules_of(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, str]:
+    """Return those of these jobs that are of a schedule, with its name."""
+    rows = rows_of(db, "SELECT id, schedule FROM jobs WHERE schedule IS NOT NULL AND id IN", job_ids)
+    return {JobId(job_id): name for job_id, name in rows}
 
 
 def names_and_states(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[int, tuple[str | None, str]]:

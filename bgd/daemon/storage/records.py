@@ -30,7 +30,7 @@ from bgd.core.notifications import Decisions, Fact, NotifyRule
 from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.scheduler import SaveJob
 from bgd.core.schedules import Occurrence
-from bgd.core.spec import Demand, JobSpec, Reference
+from bgd.core.spec import Demand, JobSpec
 from bgd.wire.launching import AttemptKey, AttemptStarted, Place
 from bgd.wire.replies import Run
 from bgd.wire.requests import SaveStep
@@ -194,7 +194,6 @@ class Transaction(Struct, kw_only=True):
         pids: attempts that run, or are about to.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
-        references: new jobs whose arguments refer to the results of other jobs.
         results: of the jobs that the arguments of `wanted` jobs refer to, as JSON text; read back like specs.
         follow_ups: jobs that have ended, each with the new job that follows it.
         breakers: the states of breakers that have changed, with epoch times.
@@ -238,7 +237,6 @@ class Transaction(Struct, kw_only=True):
     wanted: list[JobId] = []
     events: list[JobEvent] = []
     edited: dict[JobId, JobSpec] = {}
-    references: dict[JobId, tuple[Reference, ...]] = {}
     follow_ups: list[tuple[JobId, JobId]] = []
     breakers: dict[str, BreakerState] = {}
     removed: list[Job] = []

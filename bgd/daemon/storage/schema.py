@@ -234,6 +234,17 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX inbox_by_session ON inbox (uid, session);
     CREATE INDEX inbox_by_job ON inbox (job);
     """,
+    """
+    -- Jobs that wait, or waited, for `source` to succeed. needs_result: an argument refers to its result;
+    -- while such a job is unfinished, `source` stays.
+    CREATE TABLE dependents (
+        source INTEGER NOT NULL, job INTEGER NOT NULL, needs_result INTEGER NOT NULL,
+        PRIMARY KEY (source, job)
+    ) WITHOUT ROWID;
+    CREATE INDEX dependents_by_job ON dependents (job);
+    INSERT INTO dependents SELECT source, job, 1 FROM wanted_results;
+    DROP TABLE wanted_results;
+    """,
 )
 VERSION = FIRST + len(MIGRATIONS)
 _COUNTED = 19  # the first version with the table activity

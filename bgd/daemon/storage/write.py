@@ -116,9 +116,6 @@ class TransactionWriter:
         environments = self._specs.insert(db, transaction.specs, transaction.submissions)
         if transaction.follow_ups:
             db.executemany("INSERT INTO follow_ups VALUES (?, ?)", transaction.follow_ups)
-        if transaction.references:
-            sources = [(each.job, job) for job, among in transaction.references.items() for each in among]
-            insert_rows(db, "INSERT OR IGNORE INTO wanted_results VALUES", "(?, ?)", sources)
         return Counter(chain(environments, map(attrgetter("state"), transaction.new)))
 
     def _remove(self, db: sqlite3.Connection, transaction: Transaction) -> None:
@@ -336,7 +333,7 @@ def _remove_jobs(db: sqlite3.Connection, job_ids: list[JobId]) -> None:
     """
     runs = runs_of(job_ids)
     db.executemany("INSERT OR IGNORE INTO leftovers SELECT id FROM jobs WHERE id BETWEEN ? AND ?", runs)
-    for table in ("attempts", "results", "streaks", "wanted_results", "steps", "kept_keys", "inbox"):
+    for table in ("attempts", "results", "streaks", "dependents", "steps", "kept_keys", "inbox"):
         db.executemany(f"DELETE FROM {table} WHERE job BETWEEN ? AND ?", runs)  # noqa: S608 (constants)
     db.executemany("DELETE FROM follow_ups WHERE cause BETWEEN ? AND ?", runs)
     db.executemany("DELETE FROM jobs WHERE id BETWEEN ? AND ?", runs)
@@ -436,6 +433,7 @@ class SpecWriter:
             others = [row for row in rows if row[2] not in made]
             insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
         _insert_tags(db, specs)
+        _insert_dependents(db, specs)
         return map(itemgetter(1), rows)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
@@ -450,6 +448,8 @@ class SpecWriter:
         names = [(spec.name, spec.notify, spec.session, job) for job, spec in specs.items()]
         update_rows(db, "UPDATE jobs SET name = ?, notify = ?, session = ? WHERE id = ?", names)
         _insert_tags(db, stored)
+        db.executemany("DELETE FROM dependents WHERE job = ?", [(job,) for job in specs])
+        _insert_dependents(db, stored)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
         """Delete specs and tags, and the environments that no other job has."""
@@ -501,6 +501,17 @@ class SpecWriter:
             self._environments.clear()
         known = self._environments[content] = int(row[0])
         return known
+
+
+def _insert_dependents(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
+    """Write which jobs have to succeed before these start, and which of these need their results."""
+    rows = [
+        (source, job, source in {each.job for each in stored.spec.references})
+        for job, stored in specs.items()
+        for source in dict.fromkeys(stored.spec.after)
+    ]
+    if rows:
+        insert_rows(db, "INSERT INTO dependents VALUES", "(?, ?, ?)", rows)
 
 
 def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[Counted]:

@@ -19,7 +19,9 @@ from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.daemon.web.site import Site
+from bgd.formatting import pipeline_in_words
 from bgd.wire.http import HttpRequest, not_found
+from bgd.wire.replies import ActResult
 from bgd.wire.requests import Changes
 from bgd.wire.views import JobView
 
@@ -74,12 +76,15 @@ async def act(site: Site, request: HttpRequest, asked_by: str, job: str, name: s
     actions, job_id = site.actions.asked_by(asked_by), JobId(int(job))
     if name == "priority":
         changes = Changes(priority=read_value(request.query, Priority, shown_as="priority"))
-        state = await actions.do("edit", job_id, changes=changes)
+        state, result = await actions.done("edit", job_id, changes=changes)
     else:
         button = _button_of(name)
-        state = await actions.do(button.verb, job_id, **button.given)
+        state, result = await actions.done(button.verb, job_id, **button.given)
     await site.supervisor.saved()
-    return await json_response({"id": job_id, "state": state})
+    answer: dict[str, object] = {"id": job_id, "state": state}
+    if words := pipeline_in_words([result]):
+        answer |= {"along": result.along, "left": result.left, "words": f"Job {job_id} is {state}{words}."}
+    return await json_response(answer)
 
 
 async def count(site: Site, request: HttpRequest, name: str) -> PageResponse:
@@ -158,12 +163,15 @@ async def _progress(
     site: Site, button: Button, actions: JobActions, wanted: Filter, ids: list[JobId] | None
 ) -> AsyncGenerator[bytes, None]:
     of, done, refused = await _count(site, wanted, ids), 0, list[str | None]()
+    pipeline: list[ActResult] = []
     portions = actions.act_on_all(button.verb, wanted, ids=ids, **button.given)
     async with aclosing(portions):
         async for results in portions:
             done += len(results)
             refused += [result.message for result in results if result.state is None]
-            yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3]})
+            pipeline += (result for result in results if result.along or result.left)
+            words = pipeline_in_words(pipeline, done - len(refused))
+            yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3], "also": words})
     yield event({"end": True})
 
 

@@ -97,16 +97,17 @@ def history_of(view: JobView, events: list[EventView], attempts: list[AttemptVie
     """
     outcomes = {each.attempt: outcome_in_words(each) for each in attempts}
     shown = events[-MAX_SHOWN:]
+    earlier = [None, *(event.state for event in events)][-len(shown) - 1 :]
     lines = [
         {
             "at": event.at,
-            "what": WORDS[event.what].format(
+            "what": _words(event, before).format(
                 attempt=f"attempt {event.attempt}", outcome=outcomes.get(event.attempt) or event.outcome or ""
             ),
             "by": _asked_by(event, view),
             "reason": event.reason,
         }
-        for event in shown
+        for event, before in zip(shown, earlier, strict=False)
     ]
     return {"lines": lines, "is_whole": bool(shown) and shown[0].what == SUBMIT}
 
@@ -115,6 +116,12 @@ def _asked_by(event: EventView, view: JobView) -> str | None:
     if event.what == SUBMIT:  # only those from a page say it
         return event.by or view.user
     return None if event.what == Move.START else event.by  # bgd starts jobs by itself
+
+
+def _words(event: EventView, before: State | None) -> str:
+    """Return what happened in words; `before`: the state of the job until then."""
+    is_retried = before in FINAL and event.what in {Move.BLOCK, Move.DEFER}
+    return f"{WORDS[Move.REVIVE]}; {WORDS[event.what]}" if is_retried else WORDS[event.what]
 
 
 WORDS: dict[str, str] = {

@@ -69,12 +69,13 @@ async function act(button) {
   if (wanted === null) return;
   const answer = await ask(`${base}${path}${question ? `?${new URLSearchParams({ value: wanted.trim() })}` : ""}`);
   if (!answer) return;
-  const { id } = await answer.json();
+  const { id, words } = await answer.json();
+  if (words) say(words); // other jobs are retried with this one
   if (verb === "remove") location.assign(`${base}/job-logs`);
   else if (id && !verb) {
     say("Queued: ");
     notice.firstElementChild.append(linkTo(id, `job ${id}`));
-  } else if (!sealKey) location.reload(); // nothing else shows the change
+  } else if (!sealKey && !words) location.reload(); // nothing else shows the change
 }
 
 function linkTo(id, text = id) {
