@@ -303,7 +303,8 @@ def _act_on_each(act: Callable[[str], Any], names: tuple[str, ...], in_words: Ca
 def run_command(daemon: Client, name: str, *, wait: bool, follow: bool) -> int:
     """Queue the job of a schedule now and print its id.
 
-    It is the same job with the same environment, and it starts even if an earlier one runs.
+    It is the same job with the same environment. --overlap of the schedule says what happens while an earlier
+    one has not finished; with skip this is refused.
     """
     job = daemon.schedules.run(name)
     print_id(job)
@@ -340,7 +341,7 @@ def next_command(daemon: Client, name: str, *, count: int) -> None:
 def history_command(daemon: Client, name: str, *, limit: int, before: int | None) -> None:
     """Show the history of a schedule, newest first.
 
-    Each time ran, was skipped, or was missed. A row may stand for several times in a row.
+    Each time ran, was skipped, replaced or missed. A row may stand for several times in a row.
     """
     rows = daemon.schedules.history(name, limit=limit, before=before)
     if not (rows or global_options().json):

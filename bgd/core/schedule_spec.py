@@ -43,6 +43,7 @@ class Result(StrEnum):
     RAN = "ran"
     SKIPPED = "skipped"
     MISSED = "missed"
+    REPLACED = "replaced"  # its job had not begun when that of the next occurrence took its place
 
 
 class ScheduleSpec(

@@ -216,5 +216,6 @@ def starts(overlap: Overlap, unfinished: Sequence[JobId]) -> tuple[JobId, ...] |
 BGD_WAS_DOWN = "bgd was not running"
 CLOCK_JUMPED = "the clock jumped"
 TOO_MANY = "too many at once"
+NEVER_BEGAN = "it had not begun when the next time came"
 PAUSED = "paused"
 EXCLUDED = "this day is excluded"

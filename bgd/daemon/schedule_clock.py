@@ -13,12 +13,13 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from bgd import clock, timezones
-from bgd.clock import Clocks
+from bgd.clock import Clocks, now
 from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
-from bgd.core.job import JobId
+from bgd.core.job import WAITING, JobId
 from bgd.core.schedule_spec import Overlap, Result, ScheduleSpec
 from bgd.core.schedules import (
+    NEVER_BEGAN,
     ON_TIME,
     PAUSED,
     Moment,
@@ -36,7 +37,7 @@ from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.records import StoredSchedule
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
-from bgd.errors import BgdError
+from bgd.errors import BgdError, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class ScheduleClock:
         self._late: set[str] = set()  # schedules with a late job, as of the last look
         self._late_alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set)
         self._looked = read_clocks()
+        actions.retries.overlap = self._overlap
 
     async def load(self) -> None:
         """Load the stored and the configured schedules; times while bgd was down are missed.
@@ -166,7 +168,7 @@ class ScheduleClock:
         found, schedule.seen = pass_time(schedule.stored.spec, schedule.timetable, schedule.seen, moment)
         for each in found:
             if each.result is Result.RAN:
-                self.add(name, *self._start(name, schedule, each))
+                self._run(name, schedule, each)
             else:
                 self.add(name, each, None)
         self.wait(name, schedule)
@@ -178,30 +180,93 @@ class ScheduleClock:
             schedule.stored = replace(schedule.stored, boot_id=self._boot)
             self.save(name)
             if not schedule.is_paused:
-                self.add(name, *self._start(name, schedule, Occurrence(self.now(), Result.RAN)))
+                self._run(name, schedule, Occurrence(self.now(), Result.RAN))
 
-    def _start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> tuple[Occurrence, JobId | None]:
-        """Queue the job of an occurrence, unless it must not run."""
+    def _run(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> None:
+        """Queue the job of an occurrence, or store why it does not run."""
+        try:
+            reason = self.start(name, schedule, due)
+        except BgdError as error:
+            logger.warning("schedule %s: its job cannot be queued: %s", name, error)
+            self.add(name, replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None)
+            return
+        if isinstance(reason, str):
+            self.add(name, replace(due, result=Result.SKIPPED, reason=reason), None)
+
+    def start(self, name: str, schedule: ActiveSchedule, due: Occurrence) -> JobId | str:
+        """Queue the job of an occurrence, and store that; if the overlap forbids it, return why.
+
+        Raises:
+            BgdError: the job is refused.
+        """
+        before = self._unfinished_before(schedule)
+        if isinstance(before, str):
+            return before
+        spec, replaces = self.current_job(name, schedule), schedule.stored.spec.overlap is Overlap.REPLACE
+        self._actions.check([spec])
+        job = self._replace(name, schedule, before, spec) if replaces else None
+        if job is None:
+            after = tuple(each for each in before if self._supervisor.is_unfinished(each))
+            uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
+            job = JobId(self._actions.submit([replace(spec, after_any=after)], uid).jobs[0])
+        # one that a person has asked for is never late
+        schedule.runs[job] = Run(due.due_at, None if due.reason else self._elapsed(due.due_at))
+        self.add(name, due, job)
+        self._watch(name)
+        return job
+
+    def _replace(
+        self, name: str, schedule: ActiveSchedule, jobs: tuple[JobId, ...], spec: JobSpec
+    ) -> JobId | None:
+        """Cancel these jobs of a schedule, except one that has not begun: it gets this spec, and is returned.
+
+        It keeps its place in the queue. A new job behind all others would be replaced before it begins.
+        """
+        unbegun = [job for job in jobs if self._is_unbegun(job)]
+        for job in unbegun:
+            self.add(name, Occurrence(schedule.runs[job].due_at, Result.REPLACED, NEVER_BEGAN), job)
+        kept = unbegun[0] if unbegun else None
+        others = tuple(job for job in jobs if job != kept)
+        if kept is not None:
+            actions = self._actions.asked_by(f"schedule {name}")
+            actions.respecify(kept, replace(spec, after_any=others), {"after_any"}, now())
+        for job in others:
+            self._cancel(job, name)
+        return kept
+
+    def _cancel(self, job: JobId, name: str) -> None:
+        if self._supervisor.is_unfinished(job):  # the end of another one may have cancelled it
+            self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
+
+    def _is_unbegun(self, job_id: JobId) -> bool:
+        job = self._supervisor.get(job_id)
+        return job is not None and job.state in WAITING and not job.attempt
+
+    def _unfinished_before(self, schedule: ActiveSchedule) -> tuple[JobId, ...] | str:
+        """Return the jobs that the next one of a schedule waits for, or replaces; or why it must not run."""
         unfinished = [job for job in schedule.runs if self._supervisor.is_unfinished(job)]
         # one that has finished may be retried
         for job in schedule.runs.keys() - {*unfinished, *list(schedule.runs)[-storage.LATEST :]}:
             del schedule.runs[job]
+        return starts(schedule.stored.spec.overlap, unfinished)
+
+    def _overlap(self, name: str, job: JobId) -> tuple[JobId, ...]:
+        """Return the jobs of its schedule that a retried job has to wait for.
+
+        Raises:
+            Refused: others of them have not finished, and the overlap is not for such a job.
+        """
+        schedule = self.by_name.get(name)
+        if schedule is None:
+            return ()
+        before = self._unfinished_before(schedule)
         overlap = schedule.stored.spec.overlap
-        before = starts(overlap, unfinished)
+        if before and overlap is Overlap.REPLACE:
+            before = f"job {before[-1]} has replaced it"
         if isinstance(before, str):
-            return replace(due, result=Result.SKIPPED, reason=before), None
-        for job in before if overlap is Overlap.REPLACE else ():
-            self._cancel(job, name)
-        after = tuple(job for job in before if self._supervisor.is_unfinished(job))
-        spec = replace(self.current_job(name, schedule), after_any=after)
-        try:
-            self._actions.check([spec])
-        except BgdError as error:
-            logger.warning("schedule %s: its job cannot be queued: %s", name, error)
-            return replace(due, result=Result.MISSED, reason=str(error)[:_MAX_REASON]), None
-        job = self.submit(schedule, spec, Run(due.due_at, self._elapsed(due.due_at)))
-        self._watch(name)
-        return due, job
+            raise Refused(f"job {job} is of schedule {name} with overlap {overlap}, and {before}")
+        schedule.runs.setdefault(job, Run(self.now(), None))
+        return before
 
     def current_job(self, name: str, schedule: ActiveSchedule) -> JobSpec:
         """Return the job of a schedule. Leave out a notify target that was removed from the configuration."""
@@ -212,16 +277,6 @@ class ScheduleClock:
             "schedule %s: there is no [notify.%s], so its job notifies no target", name, spec.notify
         )
         return replace(spec, notify=None)
-
-    def _cancel(self, job: JobId, name: str) -> None:
-        self._supervisor.decide(lambda scheduler, at: scheduler.cancel(job, at), by=f"schedule {name}")
-
-    def submit(self, schedule: ActiveSchedule, spec: JobSpec, run: Run) -> JobId:
-        """Queue a job of a schedule."""
-        uid = os.geteuid() if schedule.stored.uid is None else schedule.stored.uid
-        job = JobId(self._actions.submit([spec], uid).jobs[0])
-        schedule.runs[job] = run
-        return job
 
     def add(self, name: str, each: Occurrence, job: JobId | None) -> None:
         """Store the result of an occurrence, in one transaction with its job."""

@@ -17,7 +17,7 @@ from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
 from bgd.core.schedules import Occurrence, next_at, problem_with_schedule, upcoming_times
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.schedule_clock import DEFINED_AT_ONCE, Meant, RunsByName, ScheduleClock, batched
-from bgd.daemon.schedule_definitions import ActiveSchedule, Run, check_names, job_of, meaning_of
+from bgd.daemon.schedule_definitions import ActiveSchedule, check_names, job_of, meaning_of
 from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
@@ -163,17 +163,17 @@ class Schedules:
         self.clock.save(name)
 
     def run_now(self, name: str, who: str) -> JobId:
-        """Queue the job of a schedule now, on request of the user `who`.
+        """Queue the job of a schedule now, on request of the user `who`, as far as its overlap allows it.
 
         Raises:
             BgdError: there is no such schedule, or its job is refused.
         """
         schedule = self._find(name)
-        spec = self.clock.current_job(name, schedule)
-        self._actions.check([spec])
-        at = self.clock.now()
-        job = self.clock.submit(schedule, spec, Run(at, None))
-        self.clock.add(name, Occurrence(at, Result.RAN, f"run by {who}"), job)
+        due = Occurrence(self.clock.now(), Result.RAN, f"run by {who}")
+        job = self.clock.start(name, schedule, due)
+        if isinstance(job, str):
+            overlap = schedule.stored.spec.overlap
+            raise Refused(f"schedule {name} has overlap {overlap}, and {job}: run it later")
         return job
 
     async def views(self, name: str | None, upcoming: int) -> list[ScheduleView]:

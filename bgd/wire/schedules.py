@@ -70,7 +70,7 @@ class PauseSchedule(Request, frozen=True, tag="pause_schedule"):
 
 
 class RunSchedule(Request, frozen=True, tag="run_schedule"):
-    """-> Submitted: queue the job of a schedule now, whatever else of it runs."""
+    """-> Submitted: queue the job of a schedule now, as far as its overlap allows it."""
 
     name: ScheduleName
 

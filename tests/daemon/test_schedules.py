@@ -237,7 +237,9 @@ async def test_skip_runs_again_when_the_job_has_finished(lives):
 async def test_skip_sees_a_job_that_is_older_than_many_finished_ones_after_a_restart(lives):
     async with lives.begin() as life:
         await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
+        await life.schedules.set({"hourly": replace(HOURLY, overlap=Overlap.ALLOW)}, UID, replaces=True)
         jobs = [life.schedules.run_now("hourly", "anna") for _ in range(SLOTS + storage.LATEST)]
+        await life.schedules.set({"hourly": HOURLY}, UID, replaces=True)
         for job in jobs[SLOTS:]:  # they wait for a slot
             assert await life.harness.actions.do("cancel", job) is State.CANCELLED
         assert len(await life.rows("hourly")) == len(jobs)
@@ -466,17 +468,65 @@ async def test_a_daemon_that_waits_for_its_last_jobs_does_not_look_at_schedules_
         assert looks <= 1
 
 
-async def test_run_now_queues_the_same_job_whatever_runs(lives):
+async def test_run_now_queues_the_same_job_as_far_as_the_overlap_allows_it(lives):
     async with lives.begin() as life:
         await life.schedules.set({"hourly": HOURLY}, UID, replaces=False)
         await life.pass_time(HOUR)
+        [first] = await life.rows("hourly")
+        with pytest.raises(Refused, match=f"hourly has overlap skip, and job {first.job} has not finished"):
+            life.schedules.run_now("hourly", "anna")
+        await life.finish(first.job or 0, Outcome.SUCCEEDED, 0)
         job = life.schedules.run_now("hourly", "anna")
 
-        first, second = await life.rows("hourly")
+        second = (await life.rows("hourly"))[-1]
         assert (second.job, second.reason) == (job, "run by anna")
         one, other = await life.harness.view(first.job or 0), await life.harness.view(job)
         assert (one.argv, one.name, one.cwd) == (other.argv, other.name, other.cwd)
         assert other.state is State.RUNNING
+
+
+async def test_a_retried_job_of_a_schedule_waits_for_the_others_as_its_overlap_says(lives):
+    async with lives.begin() as life:
+        first, second = await due_twice(life, Overlap.QUEUE)
+        await life.harness.actions.do("cancel", JobId(first.job or 0))  # instead of its retry
+        state = await life.harness.actions.do("retry", JobId(first.job or 0))
+
+        assert state is State.BLOCKED
+        assert (await life.harness.view(first.job or 0)).waits_for == [second.job]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "why"), [(Overlap.SKIP, "has not finished"), (Overlap.REPLACE, "has replaced it")]
+)
+async def test_a_job_of_a_schedule_is_not_retried_beside_another(lives, overlap, why):
+    async with lives.begin() as life:
+        await life.schedules.set({"hourly": replace(HOURLY, overlap=overlap)}, UID, replaces=False)
+        await life.pass_time(HOUR)
+        [first] = await life.rows("hourly")
+        await life.finish(first.job or 0, Outcome.EXIT, 0)
+        await life.pass_time(HOUR)
+        second = (await life.rows("hourly"))[-1]
+
+        with pytest.raises(Refused, match=f"with overlap {overlap}, and job {second.job} {why}"):
+            await life.harness.actions.do("retry", JobId(first.job or 0))
+
+
+async def test_replace_does_not_starve_behind_a_backlog(lives):
+    async with lives.begin() as life:
+        await life.schedules.set({"hourly": replace(HOURLY, overlap=Overlap.REPLACE)}, UID, replaces=False)
+        backlog = [await life.harness.submit(command()) for _ in range(SLOTS)]
+        await life.pass_time(HOUR)
+        await life.harness.submit(command())
+        await life.pass_time(HOUR)
+        await life.pass_time(HOUR)
+
+        first, second, third = await life.rows("hourly")
+        assert (first.result, first.job, second.result, second.job) == (Result.REPLACED, None) * 2
+        assert third.result is Result.RAN
+        waiting = await life.harness.view(third.job or 0)
+        assert waiting.state is State.QUEUED
+        await life.finish(backlog[0], Outcome.SUCCEEDED, 0)
+        assert (await life.harness.view(third.job or 0)).state is State.RUNNING
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from math import floor, inf
 from msgspec.structs import replace
 
 from bgd.core.job import FINAL, Outcome, State
-from bgd.core.schedule_spec import Overlap, ScheduleSpec
+from bgd.core.schedule_spec import Overlap, Result, ScheduleSpec
 from bgd.core.spec import JobSpec
 from bgd.wire import schedules
 from bgd.wire.replies import Failed
@@ -126,6 +126,7 @@ class ScheduleLaws:
         self._check_jobs_have_rows()
         self._check_overlap()
         self._check_events()
+        self._check_replaced()
         if self._has_times:
             for name, spec in self._specs.items():
                 self._check_each_occurrence_has_a_row(name, int((spec.every or "").rstrip("s")))
@@ -142,7 +143,8 @@ class ScheduleLaws:
     def _check_each_occurrence_has_a_row(self, name: str, every: int) -> None:
         covered: Counter[float] = Counter()
         for row in self._rows:
-            if row["schedule"] == name and row["job"] not in self._asked_for:
+            is_due = row["job"] not in self._asked_for and row["due_at"] % every == 0  # not run by hand
+            if row["schedule"] == name and is_due:
                 covered.update(row["due_at"] + every * number for number in range(row["count"]))
         twice = [at for at, count in covered.items() if count > 1]
         assert not twice, f"of schedule {name} the occurrences at {twice} have two rows"
@@ -175,20 +177,21 @@ class ScheduleLaws:
             if name is None:
                 continue
             others = {job: state for job, state in states[name].items() if job != event.job}
-            if event.job not in self._asked_for:
-                what = f"job {event.job} of schedule {name} beside {others}"
-                own = {job: state for job, state in others.items() if job not in self._asked_for}
-                match self._specs[name].overlap:
-                    case Overlap.SKIP:
-                        assert event.what != "submit" or not others, what
-                    case Overlap.QUEUE:
-                        assert event.what != "submit" or len(others) <= 1, what
-                        assert event.what != "start" or not _active(own), what
-                    case Overlap.REPLACE:
-                        assert event.what != "submit" or others.keys() == _active(others), what
-                        assert event.what != "start" or not _active(own), what
-                    case Overlap.ALLOW:
-                        pass
+            what = f"job {event.job} of schedule {name} beside {others}"
+            begins = event.job not in states[name] and event.state not in FINAL  # submitted, or retried
+            match self._specs[name].overlap:
+                case Overlap.SKIP:
+                    assert not begins or not others, what
+                case Overlap.QUEUE:
+                    assert not begins or len(others) <= 1, what
+                    assert event.what != "start" or not _active(others), what
+                case Overlap.REPLACE:
+                    assert not begins or others.keys() == _active(others), what
+                    assert event.what != "start" or not _active(others), what
+                    is_lost = event.attempt == 0 and (event.by or "").startswith("schedule ")
+                    assert not (is_lost and event.state is State.CANCELLED), f"{what} never began: {event}"
+                case Overlap.ALLOW:
+                    pass
             if event.state in FINAL:
                 states[name].pop(event.job, None)
             else:
@@ -198,7 +201,17 @@ class ScheduleLaws:
         """Check that each row was told once, as the change stream says what is stored."""
         stored = Counter((row["schedule"], row["due_at"], row["result"]) for row in self._rows)
         stored += Counter((row["schedule"], row["due_at"], "late") for row in self._rows if row["late"])
+        replaced = [row for row in self._rows if row["result"] == Result.REPLACED]
+        stored += Counter((row["schedule"], row["due_at"], "ran") for row in replaced)  # when it was queued
         assert self._told == stored, f"events and rows differ: {self._told - stored}, {stored - self._told}"
+
+    def _check_replaced(self) -> None:
+        """Check that a job that never began has one row, that of the last time it stood for."""
+        for number, row in enumerate(self._rows):
+            if row["result"] == Result.REPLACED:
+                later = [each for each in self._rows[number + 1 :] if each["schedule"] == row["schedule"]]
+                assert row["job"] is None, f"job {row['job']} is the job of a replaced time, too"
+                assert any(each["job"] for each in later), f"nothing replaced {dict(row)}"
 
     def _check_late(self) -> None:
         told = {event.job: event.at for event in self._events if event.state in FINAL}

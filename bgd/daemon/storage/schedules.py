@@ -38,7 +38,13 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
         else:
             columns = stored.uid, stored.paused, stored.seen_at, stored.boot_id
             db.execute(_SAVE, (name, _encode(stored.spec), *columns))
-    db.executemany(_INSERT, map(_row, transaction.occurrences))
+    for each in transaction.occurrences:
+        if each.result is Result.REPLACED:
+            db.execute(_REPLACE, (each.reason, each.schedule, each.job))
+            continue
+        if each.job is not None:
+            db.execute(_HAND_OVER, (each.schedule, each.job))
+        db.execute(_INSERT, _row(each))
     db.executemany(_OWN, [(each.schedule, each.job) for each in transaction.occurrences if each.job])
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
     db.executemany(_NOTE_LATE, [(each.schedule, each.job) for each in transaction.late])
@@ -126,6 +132,9 @@ def _delete_old(db: sqlite3.Connection, schedule: str) -> None:
 
 _SAVE = "INSERT OR REPLACE INTO schedules VALUES (?, ?, ?, ?, ?, ?)"
 _OWN = "UPDATE jobs SET schedule = ? WHERE id = ?"
+# A job that waited for its turn is now that of a later occurrence
+_HAND_OVER = "UPDATE occurrences SET job = NULL WHERE schedule = ? AND job = ?"
+_REPLACE = "UPDATE occurrences SET result = 'replaced', reason = ? WHERE schedule = ? AND job = ?"
 _SEE = "UPDATE schedules SET seen_at = ? WHERE name = ?"
 _INSERT = """
     INSERT INTO occurrences (schedule, due_at, result, job, reason, count) VALUES (?, ?, ?, ?, ?, ?)

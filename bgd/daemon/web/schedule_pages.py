@@ -142,4 +142,4 @@ def _occurrence(view: OccurrenceView, runs: list[Run]) -> dict[str, Any]:
     }
 
 
-_BADGES = {Result.RAN: "cancelled", Result.SKIPPED: "cancelled", Result.MISSED: "failed"}
+_BADGES = dict.fromkeys(Result, "cancelled") | {Result.MISSED: "failed"}
