@@ -84,11 +84,7 @@ def _checks(config: Config) -> list[_Check]:
         _Check("clock", _OWN, _check_clock),
         _Check("user", _OWN, _check_user),
         _Check("class jobs", config.python.interpreter, partial(_check_class_jobs, config)),
-        *(
-            [_Check("resources", _OWN, partial(check_resources, config.resources))]
-            if config.resources
-            else []
-        ),
+        _Check("resources", _OWN, partial(check_resources, config.resources)),
         _Check("pages", _OWN, partial(check_pages, config.http)),
         _Check("database", _OWN, partial(check_database, config)),
         _Check("backups", config.backup.folder, partial(check_backups, config)),
@@ -355,7 +351,7 @@ def check_resources(resources: Mapping[str, tuple[str, ...]]) -> Finding:
                 f"[resources] {name} has the tokens 1 to {len(tokens)}, but cards are numbered from 0",
                 f"if they are the numbers of cards, write {name} = [{cards}{more}]",
             )
-    return ok(", ".join(f"{len(tokens)} {name}" for name, tokens in sorted(resources.items())))
+    return ok(", ".join(f"{len(tokens)} {name}" for name, tokens in sorted(resources.items())) or "none")
 
 
 _CARDS = ("gpu", "cuda", "card")  # names of resources that are cards

@@ -163,7 +163,7 @@ class Authenticator:
         is_visit = request.headers.get("sec-fetch-mode") == "navigate"
         if site in {"cross-site", "same-site"} and not is_visit:
             raise RequestRefused(HTTPStatus.FORBIDDEN, "These pages are not for other sites.")
-        is_logged_in = site != "cross-site" and any(map(self._is_valid, request.cookies(self._cookie)))
+        is_logged_in = site != "cross-site" and self._uid_of(request) is not None
         if self._auth is Auth.TOKEN and not is_logged_in and self._user_of_proxy(request) is None:
             raise RequestRefused(HTTPStatus.UNAUTHORIZED, NOT_LOGGED_IN)
 
@@ -184,11 +184,8 @@ class Authenticator:
             raise RequestRefused(HTTPStatus.FORBIDDEN, "Changes are accepted only from these pages.")
         if (user := self._user_of_proxy(request)) is not None:
             return f"{user}, through the proxy"
-        token, now = request.headers.get("x-bgd-token", ""), time.time()
-        for secret in request.cookies(self._cookie):
-            uid = self._sessions.uid_of(secret, now)
-            if uid is not None and self._is_valid(secret) and self._sessions.may_write(secret, token, now):
-                return f"{user_name(uid)}, on the page"
+        if (uid := self._uid_of(request, request.headers.get("x-bgd-token", ""))) is not None:
+            return f"{user_name(uid)}, on the page"
         raise RequestRefused(
             HTTPStatus.FORBIDDEN,
             "This browser cannot make changes: open a new link of `bgctl dashboard`, without --read-only.",
@@ -210,9 +207,11 @@ class Authenticator:
             )
         return name
 
-    def _is_valid(self, secret: str) -> bool:
-        uid = self._sessions.uid_of(secret, time.time())
-        return uid is not None and may_connect(uid, self.uid)
+    def _uid_of(self, request: HttpRequest, write_token: str | None = None) -> int | None:
+        """Return the user of a browser's session, as Sessions do; None also if that user may not connect."""
+        secrets_ = request.cookies(self._cookie)
+        uids = (self._sessions.uid_of(secret, time.time(), write_token) for secret in secrets_)
+        return next((uid for uid in uids if uid is not None and may_connect(uid, self.uid)), None)
 
 
 PATIENCE_SECONDS = 5.0  # after a click; see act.js
@@ -328,19 +327,13 @@ class Sessions:
         self._sessions.append(_Session(*digests, link.uid, now + SESSION_SECONDS, link.can_write))
         return secret, write_token
 
-    def uid_of(self, secret: str, now: float) -> int | None:
-        """Return the user of a session, or None if the secret is not valid."""
-        session = self._find(secret, now)
-        return None if session is None else session.uid
-
-    def may_write(self, secret: str, token: str, now: float) -> bool:
-        """Return whether this is the write token of the session with this secret."""
-        session = self._find(secret, now)
-        return session is not None and hmac.compare_digest(session.write_digest, self._digest(token))
-
-    def _find(self, secret: str, now: float) -> _Session | None:
+    def uid_of(self, secret: str, now: float, write_token: str | None = None) -> int | None:
+        """Return the user of a session; None: its secret, or a write token that is passed, is not valid."""
         session = _found(self._sessions, self._digest(secret))
-        return session if session is not None and now < session.until else None
+        if session is None or now >= session.until:
+            return None
+        may = write_token is None or hmac.compare_digest(session.write_digest, self._digest(write_token))
+        return session.uid if may else None
 
     def _digest(self, secret: str) -> str:
         return sha256(self.key + secret.encode()).hexdigest()

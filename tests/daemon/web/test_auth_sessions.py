@@ -51,10 +51,10 @@ def test_neither_a_guess_nor_a_link_token_is_a_session(sessions):
 def test_only_the_token_of_a_session_may_write_and_the_cookie_does_not_reveal_it(sessions):
     one, other = log_in(sessions), log_in(sessions)
 
-    assert sessions.may_write(one[0], one[1], now=1)
+    assert sessions.uid_of(one[0], 1, one[1]) == UID
     for token in (one[0], other[1], ""):
-        assert not sessions.may_write(one[0], token, now=1)
-    assert not sessions.may_write(one[0], one[1], now=SESSION_SECONDS)
+        assert sessions.uid_of(one[0], 1, token) is None
+    assert sessions.uid_of(one[0], SESSION_SECONDS, one[1]) is None
 
 
 def test_a_session_that_can_only_read_accepts_no_token_also_after_a_restart(sessions, path):
@@ -64,7 +64,7 @@ def test_a_session_that_can_only_read_accepts_no_token_also_after_a_restart(sess
     assert session[1] == ""
     for each in (sessions, Sessions(path)):
         assert each.uid_of(session[0], now=1) == UID
-        assert not any(each.may_write(session[0], token, now=1) for token in ("", "token"))
+        assert {each.uid_of(session[0], 1, token) for token in ("", "token")} == {None}
 
 
 def test_the_oldest_link_and_the_oldest_session_are_dropped(sessions):
@@ -83,7 +83,7 @@ def test_sessions_and_their_port_are_saved_privately_and_links_are_not(sessions,
 
     later = Sessions(path)
     assert (later.port, later.uid_of(session[0], now=1)) == (8645, UID)
-    assert later.may_write(session[0], session[1], now=1)
+    assert later.uid_of(session[0], 1, session[1]) == UID
     assert later.log_in(link, at=1, now=1) is None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -95,8 +95,8 @@ def test_sessions_are_worth_nothing_without_the_key_that_they_began_with(path):
 
     for key in (b"", b"other"):
         assert Sessions(path, key).uid_of(session[0], now=1) is None
-        assert not Sessions(path, key).may_write(session[0], session[1], now=1)
-    assert Sessions(path, b"one").may_write(session[0], session[1], now=1)
+        assert Sessions(path, key).uid_of(session[0], 1, session[1]) is None
+    assert Sessions(path, b"one").uid_of(session[0], 1, session[1]) == UID
     assert "one" not in path.read_text()
 
 

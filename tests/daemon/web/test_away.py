@@ -153,6 +153,20 @@ def test_a_click_that_bgd_gets_too_late_is_refused_and_the_page_says_so(tab, awa
 
 
 @needs_chromium
+def test_a_click_that_a_proxy_answers_in_place_of_bgd_is_not_called_a_lost_login(tab, daemon):
+    with daemon.client() as client:
+        job = client.submit(["/bin/true"], hold=True)
+        address = open_pages(tab, client)
+        page = tab.context.new_page()  # its console names the request that is refused
+        page.goto(f"{address}/{job.id}")
+        page.route("**/job-logs/seal?*", lambda route: route.fulfill(status=502, body="Bad Gateway"))
+        page.click("[data-verb=release]")
+
+        expect(page.locator("#notice")).to_contain_text(NOTHING_DONE)
+        assert client.job(job.id).state == "held"
+
+
+@needs_chromium
 def test_a_page_says_that_an_action_on_many_jobs_is_stuck(tab, daemon):
     with daemon.client() as client:
         open_pages(tab, client)

@@ -8,7 +8,7 @@ const PAUSE = 150; // milliseconds after a key until completions are asked for
 // A list completes the whole box, so the words before the last one stand in every option.
 async function complete() {
   const [, before, word] = /^(.*?)(\S*)$/s.exec(box.value);
-  const found = await sealedText(`${document.body.dataset.base}/job-logs/complete?${new URLSearchParams({ word })}`);
+  const found = await sealedText(`${document.body.dataset.base}/job-logs/complete?${new URLSearchParams({ word })}`).catch(() => null);
   if (found === null || !box.value.endsWith(before + word)) return;
   const options = JSON.parse(found).map((each) => new Option("", before + each));
   document.getElementById("words").replaceChildren(...options);

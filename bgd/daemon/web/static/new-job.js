@@ -8,7 +8,7 @@ const typedFields = () => ({ "X-Bgd-Form": new URLSearchParams(new FormData(job)
 
 async function showWords() {
   const sent = typedFields();
-  const answer = await sealedText(`${base}/job-logs/new/check`, sent);
+  const answer = await sealedText(`${base}/job-logs/new/check`, sent).catch(() => null);
   if (answer === null || typedFields()["X-Bgd-Form"] !== sent["X-Bgd-Form"]) return;
   const { words, problem } = JSON.parse(answer);
   const boxes = words.map((word) => {

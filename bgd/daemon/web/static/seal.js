@@ -37,11 +37,12 @@ class Seal {
   }
 }
 
-// Return the text of an answer, or null if it is an error or not sealed.
+// Return the text of an answer, or null if it is refused or not sealed. Throw if bgd does not answer, or a proxy does.
 async function sealedText(address, headers = {}, signal = null) {
   const seal = new Seal();
   const answer = await fetch(seal.addressOf(address), { headers: { Accept: "application/json", ...headers }, signal });
   const text = await answer.text();
+  if (answer.status >= 500) throw new Error(text);
   return answer.ok && (await seal.isOn(text, answer.headers.get("X-Bgd-Seal"))) ? text : null;
 }
 
