@@ -259,7 +259,7 @@ def find_program(name: str, env: Mapping[str, str], folder: str) -> str:
         except PermissionError:
             refused = refused or path
             continue
-        except OSError:  # it does not exist
+        except (OSError, ValueError):  # it does not exist; no file has a NUL in its name, or half a surrogate
             continue
         if is_file and os.access(path, os.X_OK):
             return path

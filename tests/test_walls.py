@@ -122,7 +122,7 @@ ROOMS = {
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",
     # the one module that imports the SDK of the Model Context Protocol, where that is installed
-    "bgctl/agents/mcp.py": f"{STANDARD} {VERSION} anyio mcp bgctl bgd.client bgd.errors",
+    "bgctl/agents/mcp.py": f"{STANDARD} {VERSION} anyio mcp msgspec bgctl bgd.client bgd.errors",
     "bgctl/agents/tools.py": f"{STANDARD} anyio msgspec bgctl bgd.AsyncClient bgd.BgdError bgd.NoSuchJob"
     " bgd.Refused bgd.brief bgd.client.programs bgd.core.filters bgd.core.retry.exit_code_of bgd.errors"
     " bgd.escape bgd.formatting bgd.terminal bgd.units bgd.wire.replies bgd.wire.views",

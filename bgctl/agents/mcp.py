@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from importlib import import_module
+from typing import Any
+
+import msgspec
 
 import bgd
 from bgctl.common import async_client, say
 from bgctl.exit_codes import UNREACHABLE
 from bgctl.verbs import verb_without_daemon
 from bgd.client.inherited import caller_session
-from bgd.errors import Refused, leaf_errors
+from bgd.errors import leaf_errors
 
 
 @verb_without_daemon("bgctl mcp", "BGD_SESSION=review bgctl mcp")
@@ -73,18 +78,70 @@ async def _serve() -> None:
             on_call_tool=call_tool,
         )
         # the SDK's own reader cannot be interrupted, so the server would outlive its stdout
-        async with stdio_server(_lines()) as (requests, replies):  # type: ignore[arg-type]  # only iterated
-            await server.run(requests, replies, server.create_initialization_options())
+        lines = _Lines()
+        async with stdio_server(lines) as (requests, lines.replies):  # type: ignore[arg-type]  # only iterated
+            await server.run(requests, lines.replies, server.create_initialization_options())
 
 
-async def _lines() -> AsyncIterator[str]:
-    """Yield the lines of stdin until the client closes it."""
+class _Lines:
+    """The lines of stdin until the client closes it: those that the SDK can read.
+
+    The SDK would drop the others without an answer, and the client would wait for one. So this answers them
+    with an error, to `replies`.
+    """
+
+    replies: Any  # set before the first line is read
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while line := await _read_line():
+            text = line.decode(errors="replace")
+            if (problem := _problem_with(text)) is None:
+                yield text
+            elif text.strip():
+                await self._refuse(text, f"the message cannot be read: {problem}")
+
+    async def _refuse(self, text: str, problem: str) -> None:
+        from mcp import types  # noqa: PLC0415 - as above
+        from mcp.shared.message import SessionMessage  # noqa: PLC0415
+
+        error = types.ErrorData(code=types.INVALID_REQUEST, message=problem)
+        reply = types.JSONRPCError(jsonrpc="2.0", id=_id_of(text), error=error)
+        await self.replies.send(SessionMessage(reply))
+
+
+async def _read_line() -> bytes:
+    """Return the next line of stdin, at its end nothing; of a very long one the first bytes."""
     from anyio import to_thread  # noqa: PLC0415 - as above
 
-    while line := await to_thread.run_sync(sys.stdin.buffer.readline, MAX_LINE, abandon_on_cancel=True):
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            raise Refused(f"a message on stdin is longer than {MAX_LINE} bytes")
-        yield line.decode(errors="replace")
+    read = partial(to_thread.run_sync, sys.stdin.buffer.readline, MAX_LINE, abandon_on_cancel=True)
+    part: bytes = await read()
+    line = part
+    while len(part) == MAX_LINE and not part.endswith(b"\n"):
+        part = await read()
+        if len(line) < MAX_READ:
+            line += part
+    return line
+
+
+def _problem_with(text: str) -> object:
+    """Return why a message cannot be read, None if it can."""
+    if len(text) > MAX_LINE:
+        return f"it is longer than {MAX_LINE} bytes: write a file, and name it"
+    try:
+        msgspec.json.decode(text)
+    except (UnicodeError, msgspec.MsgspecError, RecursionError) as error:
+        return error
+    return None
+
+
+def _id_of(text: str) -> int | str | None:
+    """Return the id of a request that is refused; None: it has none that can be read."""
+    try:
+        number = json.loads(text).get("id")
+    except (ValueError, RecursionError, AttributeError):  # AttributeError: it is no object
+        return None
+    return number if type(number) in {int, str} else None
 
 
 MAX_LINE = 1 << 20  # bytes; escaped, the longest arguments of a tool take three quarters of it
+MAX_READ = 16 << 20  # bytes of a longer message, which may have its id at the end

@@ -163,7 +163,7 @@ class AgentTools:
         try:
             await self._acknowledge()
             return fitted(await self._answer(name, arguments)), False
-        except (BgdError, OSError, msgspec.ValidationError) as error:
+        except (BgdError, OSError, ValueError, msgspec.ValidationError) as error:
             hint = ": `list` shows the jobs there are" if isinstance(error, NoSuchJob) else ""
             return fitted(shorten(one_line(str(error))) + hint), True
         finally:

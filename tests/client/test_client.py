@@ -190,6 +190,11 @@ def test_the_result_of_a_failed_command_is_an_exception_with_the_reason(
         (["true"], {"stdin": "/no/such"}, "file /no/such does not exist"),
         (["true"], {"on_failure": ["no-such"]}, "on_failure: no program 'no-such' on its PATH; check=False"),
         (["true"], {"on_success": ["./here"], "cwd": "/usr"}, "on_success: /usr/here does not exist"),
+        (["a\0b"], {}, "no program 'a.x00b' on its PATH; check=False"),
+        (["/bin/a\0b"], {}, "/bin/a␀b does not exist"),
+        (["\ud800"], {}, "no program '.ud800' on its PATH"),
+        (["true"], {"env": {"PATH": "/a\0b"}}, "no program 'true' on its PATH"),
+        (["true"], {"on_failure": ["a\0b"]}, "on_failure: no program 'a.x00b' on its PATH"),
     ],
 )
 def test_a_command_that_cannot_start_here_is_refused_before_it_is_queued(client, argv, options, words):

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from mcp import ClientSession, StdioServerParameters, stdio_client
 
-from bgctl.agents.mcp import MAX_LINE, mcp_command
+from bgctl.agents.mcp import MAX_LINE, MAX_READ, mcp_command
 from bgctl.agents.tools import MAX_CALLS, TOOLS
 from tests.support import DEADLINE, ROOT, wait_until
 
@@ -225,18 +225,54 @@ def test_the_server_ends_with_a_client_that_is_killed(daemon):
 def test_what_is_not_of_the_protocol_does_no_harm(server):
     for line in (b"", b"{}", b"\xff\xfe", b"[" * 50_000, b'{"jsonrpc": "2.0", "id": 9}'):
         server.write(line + b"\n")
-    server.call(4, "send", job=int(server.job), text="\ud800")
     server.call(5, "list")
     while (reply := server.next_line()).get("id") != 5:
         assert "error" in reply or reply["result"]["isError"]
     assert not reply["result"]["isError"]
 
 
-def test_a_message_that_is_too_long_ends_the_server_in_one_line(server):
-    with suppress(BrokenPipeError):
-        server.write(b"x" * (MAX_LINE + 1))
+@pytest.mark.parametrize("size", [MAX_LINE, 3 * MAX_LINE])
+def test_a_message_that_is_too_long_is_answered_by_an_error_and_calls_go_on(server, size):
+    server.write(b'{"method": "tools/call", "params": {"name": "send", "arguments": {"text": "')
+    server.write(b"x" * size + b'"}}, "jsonrpc": "2.0", "id": 4}\n')
 
-    server.check_end(1, b"bgctl: a message on stdin is longer than 1048576 bytes\n")
+    refusal = server.next_line()
+    server.daemon.bgctl("cancel", server.job)
+
+    assert refusal["id"] == 4
+    words = f"the message cannot be read: it is longer than {MAX_LINE} bytes: write a file, and name it"
+    assert refusal["error"]["message"] == words
+    assert server.next_line()["id"] == 2  # the wait that was in flight
+
+
+def test_a_longer_message_than_is_kept_is_answered_by_an_error_without_an_id(server):
+    for _ in range(MAX_READ // MAX_LINE + 1):
+        server.write(b"x" * MAX_LINE)
+    server.write(b"\n")
+
+    assert server.next_line()["id"] is None
+    server.call(5, "list")
+    assert server.next_line()["id"] == 5
+
+
+@pytest.mark.parametrize("word", ["a\0b", "/bin/a\0b"])
+def test_a_program_with_a_nul_in_its_name_is_an_error_of_the_call(server, word):
+    server.call(4, "submit", command=[word])
+
+    reply = server.next_line()
+
+    assert reply["id"] == 4
+    assert reply["result"]["isError"]
+    assert "Traceback" not in str(reply)
+
+
+def test_half_a_surrogate_is_an_error_of_the_request(server):
+    server.call(4, "send", job=int(server.job), text="\ud800")
+
+    reply = server.next_line()
+
+    assert reply["id"] == 4
+    assert reply["error"]["message"].startswith("the message cannot be read: ")
 
 
 def test_without_its_package_one_line_says_what_to_install(monkeypatch, capsys):

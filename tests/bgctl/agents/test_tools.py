@@ -332,6 +332,14 @@ async def test_what_cannot_be_done_is_refused_in_one_line(daemon, refusal, tool,
     assert message in await refusal(tool, **arguments)
 
 
+async def test_text_that_cannot_be_used_is_an_error_of_the_call(answer, refusal):
+    job = id_in(await answer("submit", command=["true"], wait=45))
+
+    assert await refusal("submit", command=["a\0b"]) == "no program 'a\\x00b' on its PATH"
+    assert "surrogates not allowed" in await refusal("list", filter="\ud800")
+    assert "invalid literal" in await refusal("read", job=job, cursor="\n")
+
+
 async def test_a_folder_that_is_missing_brings_no_advice_about_the_command(refusal):
     assert (await refusal("submit", command=["true"], cwd="/nowhere")).endswith("/nowhere does not exist")
 
