@@ -140,8 +140,8 @@ def test_attempt_is_reassigned_once():
     job = a_job()
     attempts = restored(job, BEFORE)
     reconcile(attempts, job, snapshot(covers=[BEFORE]))
-    assert attempts.reassign([job], HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
-    assert attempts.reassign([job], HERE, 7.0) == []
+    assert attempts.reassign({job.id: job}.get, HERE, 6.0) == [(job, NewAttempt(job.id, 1, 1, HERE, 6.0))]
+    assert attempts.reassign({job.id: job}.get, HERE, 7.0) == []
     assert attempts.may_send(job, HERE)
 
 
@@ -158,5 +158,5 @@ def test_attempt_that_ended_is_not_reassigned():
     attempts = restored(job, HERE)
     reconcile(attempts, job, snapshot())
     attempts.end(job.id)
-    assert attempts.reassign([None], HERE, 6.0) == []
+    assert attempts.reassign({}.get, HERE, 6.0) == []
     assert list(attempts.to_reassign) == []
