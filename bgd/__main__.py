@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import socket
-import sqlite3
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from bgd.daemon.backups import recover
 from bgd.daemon.doctor import check_python, findings_as_json
 from bgd.daemon.folder import PRIVATE
 from bgd.daemon.serving import StartupContext, serve
-from bgd.daemon.storage.database import StoreBroken
+from bgd.daemon.storage.database import DECODE_ERRORS, StoreBroken
 from bgd.errors import BgdError, ConfigError, leaf_errors
 from bgd.escape import one_line
 from bgd.startup import DAEMON_LIMITS, LogHandler, check_limits
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_log(options.log_level, options.log_format)
     os.umask(PRIVATE)
     sockets = take_sockets(os.environ)
-    report = _StartupReport(options.ready_fd)
+    report = _StartupReport(options)
     try:
         config = _load(options)
         if options.recover is not None:
@@ -94,7 +93,7 @@ def _check_stored_names(config: configuration.Config) -> None:
     except BgdError:
         try:
             stored = stored_names(path)
-        except sqlite3.Error as error:
+        except DECODE_ERRORS as error:
             print(  # noqa: T201 - as the verdict
                 f"{path} cannot be read ({error}): names of schedules that were added are not checked",
                 file=sys.stderr,
@@ -140,17 +139,26 @@ def _load(options: argparse.Namespace) -> configuration.Config:
 class _StartupReport:
     """Tell the parent process, which waits on a pipe, whether the daemon started."""
 
-    def __init__(self, fd: int | None) -> None:
-        self._fd = fd
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._fd: int | None = options.ready_fd
+        self._options = options
 
     def ready(self) -> None:
         self._write("ready\n")
 
     def fail(self, causes: list[BaseException]) -> int:
-        """Report each cause on a line, and return the exit code for the first one."""
+        """Report each cause on a line, and return the exit code for the first one.
+
+        What a message advises works as printed, for the same database.
+        """
+        from shlex import join  # noqa: PLC0415 - no daemon that works needs it
+
+        given = ["--config", self._options.config] if self._options.config else []
+        command = join(["bgd", *(["--system"] if self._options.system else given)])
         for cause in causes:
-            logger.error("%s", cause)
-            self._write(f"error: {cause}\n")
+            message = str(cause).replace("bgd --recover", f"{command} --recover")
+            logger.error("%s", message)
+            self._write(f"error: {message}\n")
         return _exit_code(causes[0])
 
     def _write(self, line: str) -> None:

@@ -226,6 +226,7 @@ def test_only_the_supervisor_commits_jobs():
         ("supervisor.py", "transaction"),
         ("supervisor.py", "adopt_boot"),
         ("supervisor.py", "remove_mark"),
+        ("supervisor.py", "note_held"),
         ("serving.py", "begin_generation"),
         ("serving.py", "mark_as_outdated"),
         ("serving.py", "reserve_ids"),

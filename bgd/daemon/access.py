@@ -25,6 +25,7 @@ from bgd.core.target import (
     parse_target,
     patterns_for,
 )
+from bgd.daemon.storage.records import UNREADABLE
 from bgd.errors import Full, NotAllowed, Refused, nearest
 from bgd.mounts import own_mounts
 from bgd.values import ANY_COMMAND
@@ -74,6 +75,8 @@ def check_may_run(spec: JobSpec, config: Config) -> None:
         Refused: the target or its arguments are malformed.
         NotAllowed: the job is not on the list; the message names the key and the file.
     """
+    if spec.argv == UNREADABLE.argv:
+        raise Refused("what it was to run cannot be read in the database: submit it again")
     if spec.target is not None:
         _check_call(spec.target, spec, config)
     elif spec.argv is not None and restricts_commands(config) and spec.queue != NOTIFICATION_QUEUE:

@@ -21,16 +21,16 @@ from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
 from bgd.daemon.logs import highest_job
-from bgd.daemon.storage import copying, recovery
-from bgd.daemon.storage.copying import DatabaseCopy
+from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import (
     BESIDE,
+    DECODE_ERRORS,
     StoreBroken,
     StoreOfOtherVersion,
     delete_copy,
     fsync_path,
 )
-from bgd.daemon.storage.recovery import RecoveryResult
+from bgd.daemon.storage.recovery import DatabaseCopy, RecoveryResult
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import run_to_completion
@@ -50,6 +50,7 @@ R = TypeVar("R")
 
 _NAME = re.compile(r"bgd-\d{8}T\d{6}Z\.db")
 _NAME_AT = "bgd-%Y%m%dT%H%M%SZ.db"
+_MAX_ROWS = 5  # that are named in one message
 _PART = ".part"  # suffix of incomplete copies
 
 
@@ -205,7 +206,7 @@ class Backups:
         """
         async with self._writing:
             await self._supervisor.saved()
-            needed = await self._store.read(copying.copy_size)
+            needed = await self._store.read(recovery.copy_size)
             try:
                 await asyncio.to_thread(_prepare_folder, part, needed)
                 await self._store.copy_to(part)
@@ -313,7 +314,9 @@ def recover(config: Config, wanted: str | None = None) -> list[str]:
         new = f"{config.daemon.state_dir}/bgd.db.new"
         try:
             return list(_recover(config, wanted, new))
-        except OSError as error:
+        except StoreBroken:
+            raise
+        except (OSError, *DECODE_ERRORS) as error:
             raise StoreBroken(f"nothing is restored: {error}") from error
         finally:
             delete_copy(new)
@@ -331,7 +334,11 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
             " backup"
         ) from error
     if problem is None:
-        raise Refused(f"database {path} is intact, so nothing is restored: move it away to restore a backup")
+        rows = recovery.unreadable_rows(path)
+        state = (
+            f"can be used, and bgd sets aside what it cannot read ({some_of(rows)})" if rows else "is intact"
+        )
+        raise Refused(f"database {path} {state}, so nothing is restored: move it away to restore a backup")
     if wanted is None and (reason := open_to_others(config.backup.folder)) is not None:
         raise StoreBroken(
             f"{problem}; nothing is restored: {reason}, and a backup can make bgd run anything",
@@ -344,9 +351,9 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
         raise StoreBroken(f"{problem}; there is no intact backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = recovery.move_aside(path, stamp)
-    restored = recovery.restore(new, backup, path, highest, f"{clock.boot_id()}:before-recovery")
-    yield f"{problem}" + (f"; it is kept as {aside}" if aside else "")
+    launcher = f"{clock.boot_id()}:before-recovery"
+    restored = recovery.restore(new, backup, path, highest, launcher, stamp)
+    yield f"{problem}" + (f"; it is kept as {restored.aside}" if restored.aside else "")
     yield from (f"skipped: {each}" for each in problems)
     yield from _report(backup, restored, highest)
 
@@ -358,6 +365,12 @@ def open_to_others(folder: str) -> str | None:
     except FileNotFoundError:
         return None
     return None if reason is None else f"{folder} {reason}"
+
+
+def some_of(rows: list[str]) -> str:
+    """Return the first of many things in one line, and how many more there are."""
+    more = len(rows) - _MAX_ROWS
+    return "; ".join(rows[:_MAX_ROWS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Iterator[str]:
@@ -383,6 +396,8 @@ def _report(backup: DatabaseCopy, restored: RecoveryResult, highest: int) -> Ite
             f"unsure: {counted(restored.running, 'job')} that ran then; bgd takes over what still runs;"
             " the outcome of the others is unknown, and bgd reruns none of them automatically"
         )
+    if restored.unreadable:
+        yield f"set aside, because it cannot be read in the backup: {some_of(restored.unreadable)}"
     yield f"new jobs get ids from {restored.last_id + 1} on, so that no id is used twice"
 
     yield "start bgd as usual"

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 import bgd
 from bgd import clock
 from bgd.config import Config, HttpConfig
-from bgd.daemon.backups import Backups, backups_in, open_to_others
+from bgd.daemon.backups import Backups, backups_in, open_to_others, some_of
 from bgd.daemon.cluster_doctor import check_cluster
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
 from bgd.daemon.launches import missing_installation
@@ -406,7 +406,7 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
     """Check the database, whether or not a daemon has it open."""
     path = f"{config.daemon.state_dir}/bgd.db"
     try:
-        tables, is_whole = recovery.check_file(path, patience)
+        tables, unreadable = recovery.check_file(path, patience)
     except FileNotFoundError:
         remedy = "the first start makes it; if there was one, `bgd --recover` restores the newest backup"
         return note(f"{path} is not there", remedy)
@@ -414,11 +414,20 @@ def check_database(config: Config, patience: float = PATIENCE) -> Finding:
         return problem(f"{path} may not be read", "run this as the daemon's user")
     except StoreBroken as error:
         return problem(error.problem, error.remedy or "see the daemon's log")
+    return _verdict(path, tables, unreadable, patience)
+
+
+def _verdict(path: str, tables: int, unreadable: list[str] | None, patience: float) -> Finding:
     version = f"version {tables} of its tables"
-    if not is_whole:
+    if unreadable is None:
         return note(
             f"{path}: {version}, no damage found in {patience:g} s, which was too short to check all of it",
             "`bgctl backup FILE` writes a copy that is checked completely",
+        )
+    if unreadable:
+        return warning(
+            f"{path} is intact, except for what cannot be read and is set aside: {some_of(unreadable)}",
+            "`bgctl list --state held` shows such jobs: submit them again, then `bgctl cancel` these",
         )
     if tables < VERSION:
         return note(

@@ -20,7 +20,7 @@ from bgd.core.schedule_spec import ScheduleSpec
 from bgd.core.schedules import Timetable, timetable_of
 from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_environment
-from bgd.daemon.storage.records import StoredSchedule
+from bgd.daemon.storage.records import UNREADABLE, StoredSchedule
 from bgd.errors import ConfigError
 
 
@@ -58,6 +58,8 @@ class ActiveSchedule(Struct, kw_only=True, gc=False):
 
 def meaning_of(name: str, spec: ScheduleSpec) -> Timetable | str:
     """Return what a definition means, or why it cannot be used; takes a tenth of a millisecond."""
+    if spec.job.argv == UNREADABLE.argv:
+        return "its definition cannot be read in the database: replace or remove it"
     if spec.timezone is not None and (problem := timezones.problem_with_zone(spec.timezone)):
         return f"timezone {problem}"
     try:

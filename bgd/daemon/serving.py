@@ -37,7 +37,7 @@ from bgd.daemon.queue_controls import most_slots
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.space import DiskSpace
-from bgd.daemon.storage import copying, read, recovery
+from bgd.daemon.storage import read, recovery
 from bgd.daemon.storage.database import DiskFull, StoreBroken, fsync_path
 from bgd.daemon.storage.store import Store, begin_generation, reserve_ids
 from bgd.daemon.supervisor import Supervisor
@@ -164,6 +164,7 @@ class _Daemon:
         supervisor, manager = self._supervisor, self._context.manager
         link = supervisor.link
         self._handle_signals()
+        self._begin(self._store.until_lost())
         self._begin(
             supervisor.run(), supervisor.log_cleaner.run(), self._retention.run(), self._backups.run()
         )
@@ -359,7 +360,7 @@ async def _save_unlinked(config: Config, store: Store) -> str:
     path = state_dir / f"bgd.db.saved-{datetime.fromtimestamp(now().wall, UTC):%Y%m%dT%H%M%SZ}"
     try:
         # through the open connection, as a file that was deleted cannot be opened
-        await store.write(copying.write_copy, str(path))
+        await store.write(recovery.write_copy, str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreBroken(f"the database was removed, and cannot be saved as {path}: {error}") from error
     return str(path)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from math import inf
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
-from bgd.core.job import FINAL, Job, JobId, Now, Outcome, State
+from bgd.core.job import FINAL, WAITING, Job, JobId, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, CommandAttempt, SaveJob, Scheduler, StartAttempt
@@ -33,7 +34,7 @@ from bgd.daemon.queue_controls import breaker_rules, queue_rules, queue_views, t
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
-from bgd.daemon.storage import lists, read, recovery
+from bgd.daemon.storage import lists, read, recovery, unreadable
 from bgd.daemon.storage.records import REMOVE, AttemptEnd, JobEvent, QueueControls, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
@@ -130,10 +131,7 @@ class Supervisor:
         have_run: list[JobId] = []  # of queues with a rate
         async for page in self._store.unfinished():
             for restored in page:
-                try:
-                    self.scheduler.restore(restored.job, restored.slot, restored.tokens, restored.count)
-                except ValueError as error:  # each row is sound, but they contradict each other
-                    raise self._store.damaged(error) from error
+                self.scheduler.restore(restored.job, restored.slot, restored.tokens, restored.count)
                 if restored.job.attempt and restored.job.queue in rates:
                     have_run += map(JobId, range(restored.job.id, restored.job.id + restored.count))
                 if restored.slot is not None and restored.launcher is not None:
@@ -147,13 +145,19 @@ class Supervisor:
         for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
         if await self._store.read(recovery.is_outdated):
-            await self._hold_waiting_jobs()
+            await self._hold(dict.fromkeys(self.scheduler.waiting_jobs(), recovery.MAY_HAVE_RUN))
+            await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+        if jobs := await self._store.read(unreadable.jobs_to_hold):
+            await self._hold(jobs)
+            await self.space.retry_while_full(partial(self._store.write, unreadable.note_held))
+        self._store.when_set_aside = self._hold_now
         self._changed.set()
 
     async def _restore_settings(self) -> None:
         """Load what people have set, the last ids, and the batches."""
         self.scheduler.pause(Cause.LAUNCHER)
         self._machine.configure(self.config)  # if it is on, nothing starts before the load has been read
+        await self._store.read(unreadable.check_settings)
         self.controls = await self._store.read(read.controls)
         self._apply_controls()
         self.newest_id = self.scheduler.last_id = await self._store.read(read.last_id)
@@ -557,15 +561,19 @@ class Supervisor:
             self.scheduler.resume(Cause.PAUSE, now())
         self._changed.set()
 
-    async def _hold_waiting_jobs(self) -> None:
-        """Hold all jobs that wait, in a database that was restored; nothing starts before that is saved."""
-        waiting = self.scheduler.waiting_jobs()
-        for start in range(0, len(waiting), HELD_AT_ONCE):
-            for job_id in waiting[start : start + HELD_AT_ONCE]:
-                if self.is_unfinished(job_id):  # it may have expired
-                    self.scheduler.hold(job_id, now(), recovery.MAY_HAVE_RUN)
+    async def _hold(self, jobs: dict[JobId, str]) -> None:
+        """Hold those of these jobs that wait, for these reasons; nothing starts before that is saved."""
+        rest = iter(jobs.items())
+        while some := dict(islice(rest, HELD_AT_ONCE)):
+            self._hold_now(some)
             await self._settle()
-        await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
+
+    def _hold_now(self, jobs: dict[JobId, str]) -> None:
+        for job_id, reason in jobs.items():
+            job = self.get(job_id)
+            if job is not None and job.state in WAITING:  # it may have expired
+                self.scheduler.hold(job_id, now(), reason)
+        self._changed.set()
 
     def _has_queued(self) -> bool:
         """Return whether jobs are queued, and not because a person has paused all."""

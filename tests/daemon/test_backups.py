@@ -17,7 +17,7 @@ from bgd import clock
 from bgd.daemon import backups, foreign
 from bgd.daemon.backups import Backups, backups_in
 from bgd.daemon.foreign import ForeignFolders
-from bgd.daemon.storage import copying, schema
+from bgd.daemon.storage import recovery, schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
@@ -53,7 +53,7 @@ async def test_a_download_is_a_sound_copy_and_leaves_no_file(config, launcher):
         assert await asyncio.to_thread(os.listdir, config.backup.folder) == []
         copy = Path(config.daemon.state_dir, "copy.db")
         await asyncio.to_thread(copy.write_bytes, data)
-        assert copying.check_copy(str(copy)).jobs == 1
+        assert recovery.check_copy(str(copy)).jobs == 1
         await life.submit()  # the daemon keeps running
 
 
@@ -78,7 +78,7 @@ async def test_backups_are_written_when_due_and_the_oldest_are_deleted(folder, l
     assert len(paths) == 2
     assert not any(half.exists() for half in halves)
     assert none.exists()
-    assert copying.check_copy(paths[0]).jobs == 1
+    assert recovery.check_copy(paths[0]).jobs == 1
     assert stat.S_IMODE(os.stat(paths[0]).st_mode) == 0o600  # noqa: PTH116 - one call
 
 
@@ -150,7 +150,7 @@ async def test_a_clock_that_was_ahead_deletes_no_newer_backup(folder, launcher, 
 
         await until(lambda: not any(path.exists() for path in ahead))
         task.cancel()
-    assert copying.check_copy(backups_in(config.backup.folder)[0])
+    assert recovery.check_copy(backups_in(config.backup.folder)[0])
 
 
 async def test_a_backup_is_moved_by_a_process_to_a_folder_that_may_not_answer(folder, launcher, monkeypatch):
@@ -168,7 +168,7 @@ async def test_a_backup_is_moved_by_a_process_to_a_folder_that_may_not_answer(fo
         await until(lambda: not older.exists())
         task.cancel()
         [path] = backups_in(config.backup.folder)
-        assert copying.check_copy(path).jobs == 1
+        assert recovery.check_copy(path).jobs == 1
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - one call
         await until(lambda: not any(Path(config.daemon.state_dir, "backups").iterdir()))
         assert await sent(life), "which is never written there"
@@ -323,8 +323,8 @@ async def test_descriptor_of_a_backup_is_open_while_a_thread_reads_it(config, la
 
 
 async def test_backup_that_is_cancelled_while_it_is_written_leaves_no_file(config, launcher, monkeypatch):
-    gate = Gate(copying.write_copy)
-    monkeypatch.setattr(copying, "write_copy", gate.before)
+    gate = Gate(recovery.write_copy)
+    monkeypatch.setattr(recovery, "write_copy", gate.before)
     async with running_supervisor(config, launcher) as life:
 
         async def send():
@@ -345,7 +345,7 @@ def test_damaged_copy_never_counts_as_sound(path, damage):
         await store.close()
 
     asyncio.run(write())
-    assert copying.check_copy(path).jobs == 299
+    assert recovery.check_copy(path).jobs == 299
     data = Path(path).read_bytes()
     match damage:
         case "cut":
@@ -360,4 +360,4 @@ def test_damaged_copy_never_counts_as_sound(path, damage):
             Path(path).unlink()
 
     with pytest.raises(StoreBroken, match=r"bgd\.db (is damaged|belongs to another program|cannot be read)"):
-        copying.check_copy(path)
+        recovery.check_copy(path)

@@ -23,10 +23,10 @@ from bgd.core.job import Conditions, JobId, State
 from bgd.daemon import supervisor
 from bgd.daemon.backups import recover
 from bgd.daemon.launching import LauncherLink
-from bgd.daemon.storage import change_stream, copying, read, recovery, summaries
+from bgd.daemon.storage import change_stream, read, recovery, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import Transaction
-from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN
+from bgd.daemon.storage.recovery import MARGIN, MAY_HAVE_RUN, check_copy
 from bgd.daemon.storage.schema import FIRST, UPGRADE, VERSION
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
@@ -174,7 +174,7 @@ def test_what_was_checked_is_restored_whatever_has_the_name_by_then(config, path
 
     def replaced_meanwhile(new, name):
         backup.write_bytes(b"of somebody else")
-        return copying.check_copy(new, name=name)
+        return check_copy(new, name=name)
 
     monkeypatch.setattr(recovery, "check_copy", replaced_meanwhile)
     (_, restored, *_) = recover(config)
@@ -527,7 +527,7 @@ def test_backup_that_cannot_be_read_is_not_called_damaged(path, config, tmp_path
             recover(config, str(file))
 
 
-@pytest.mark.parametrize("damage", ["no database", "a meaning that nobody gave"])
+@pytest.mark.parametrize("damage", ["no database", "no row of meta"])
 def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemon, damage):
     own_daemon.submit("--hold", "true")
     own_daemon.stop()
@@ -536,7 +536,7 @@ def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemo
         database.write_bytes(b"x" * 5000)
     else:
         with closing(sqlite3.connect(database)) as db:
-            db.execute("UPDATE jobs SET queue = CAST(x'ff' AS TEXT)")
+            db.execute("DELETE FROM meta")
             db.commit()
 
     done = subprocess.run(
@@ -550,3 +550,96 @@ def test_daemon_on_a_damaged_database_says_what_to_do_and_ends_with_74(own_daemo
     assert "`bgd --recover` restores the newest backup" in last
     database.unlink()  # or the fixture finds no daemon at the end
     own_daemon.start()
+
+
+def test_advice_has_the_options_that_the_daemon_was_started_with(tmp_path):
+    (tmp_path / "own dir").mkdir()
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state/bgd.db").write_bytes(b"x" * 5000)
+    file = tmp_path / "own dir/bgd.toml"
+    file.write_text(f"[daemon]\nstate_dir = '{tmp_path}/state'\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bgd", "--config", file], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, "Traceback" in done.stderr) == (74, False)
+    assert f"`bgd --config '{file}' --recover` restores" in done.stderr
+
+
+def test_database_whose_tables_have_names_that_are_no_text_is_replaced(config, path):
+    """Python cannot even decode SQLite's message about it."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE specs", b"\xff\xfe\xff\xfe\xff\xfe\xff TABLE specs"))
+
+    told = recover(config)
+
+    assert told[0].startswith(f"{path} is damaged (")
+    assert asyncio.run(look_into(path))[0].keys() == {1, 2, 3, 4}
+
+
+def test_database_with_a_row_that_cannot_be_read_is_not_replaced_and_the_row_is_named(config, path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE specs SET spec = x'c1' WHERE job = 6")
+
+    aside = r"and bgd sets aside what it cannot read \(job 6: its spec cannot be read"
+    with pytest.raises(Refused, match=f"can be used, {aside}"):
+        recover(config)
+
+
+def test_backup_with_a_row_that_cannot_be_read_is_restored_without_it(config, path):
+    path.unlink()
+    with closing(sqlite3.connect(Path(config.backup.folder, "bgd-20251125T030000Z.db"))) as db, db:
+        db.execute("UPDATE jobs SET policy = x'c1' WHERE id = 1")
+
+    told = recover(config)
+
+    [named] = [line for line in told if line.startswith("set aside")]
+    assert "cannot be read in the backup: job 1: its policy cannot be read" in named
+    assert asyncio.run(look_into(path))[0].keys() == {1, 2, 3, 4}
+
+
+def test_job_that_cannot_be_read_is_held_and_named_and_its_release_fails_only_itself(own_daemon):
+    bad, other = own_daemon.submit("--hold", "--name", "load", "true"), own_daemon.submit("--hold", "true")
+    own_daemon.stop()
+    with closing(sqlite3.connect(own_daemon.state_dir / "bgd.db")) as db, db:
+        db.execute("UPDATE specs SET spec = x'c1' WHERE job = ?", (bad,))
+        db.execute("UPDATE jobs SET state = 'unknown' WHERE id = ?", (bad,))
+    own_daemon.start()
+
+    listed = own_daemon.bgctl("list")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert "(unreadable)" in listed.stdout
+    job = own_daemon.shown(bad)
+    assert (job["state"], job["name"]) == ("held", "load")
+    assert job["reason"].startswith("set aside: its state cannot be read (Invalid enum value 'unknown')")
+    doctor = own_daemon.bgctl("doctor")
+    assert f"set aside: job {bad}: its s" in doctor.stdout
+    assert "bgctl list --state held" in doctor.stdout
+    assert f"set aside: job {bad}: " in (own_daemon.folder / "bgd.log").read_text()
+
+    assert own_daemon.bgctl("release", bad, other).returncode == 0
+    assert own_daemon.bgctl("wait", other).returncode == 0
+    assert own_daemon.bgctl("wait", bad).returncode != 0
+    assert "what it was to run cannot be read in the database" in own_daemon.bgctl("show", bad).stdout
+    retried = own_daemon.bgctl("retry", bad)
+    assert (retried.returncode, "submit it again" in retried.stderr) == (1, True)
+    assert own_daemon.bgctl("remove", bad).returncode == 0
+    assert "set aside" not in own_daemon.bgctl("doctor").stdout
+
+
+def test_schedule_that_cannot_be_read_is_named_and_can_be_set_again(own_daemon):
+    for name in ("good", "bad"):
+        assert own_daemon.bgctl("schedule", "add", name, "@daily", "--", "true").returncode == 0
+    own_daemon.stop()
+    with closing(sqlite3.connect(own_daemon.state_dir / "bgd.db")) as db, db:
+        db.execute("UPDATE schedules SET spec = x'c1' WHERE name = 'bad'")
+    own_daemon.start()
+
+    schedules = json.loads(own_daemon.bgctl("schedule", "list", "--json").stdout)
+    assert {each["name"]: each["problem"] for each in schedules} == {
+        "bad": "its definition cannot be read in the database: replace or remove it",
+        "good": None,
+    }
+    assert "set aside: schedule bad: its spec cannot be read" in own_daemon.bgctl("doctor").stdout
+    assert own_daemon.bgctl("schedule", "add", "--replace", "bad", "@daily", "--", "true").returncode == 0

@@ -30,7 +30,7 @@ from bgd.daemon.notifications import Notifications
 from bgd.daemon.retention import Retention
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import change_stream
-from bgd.daemon.storage.database import DatabaseConnection
+from bgd.daemon.storage.database import DatabaseConnection, Health
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
 from bgd.wire.launching import Launch
@@ -224,7 +224,7 @@ class Machine:
             cast(DatabaseConnection, SimulatedDatabase(self, life.loop)) for _ in range(3)
         )
         (store_id,) = self.disk.execute("SELECT store_id FROM meta").fetchone()
-        store = Store(writer, reader, searcher, store_id, path="/nowhere")
+        store = Store(writer, reader, searcher, store_id, path="/nowhere", health=Health())
         store.position = change_stream.newest_event(self.disk)
         link = SimulatedLink(self, store, await store.write(begin_generation))
         supervisor = Supervisor(self.config, store, link)

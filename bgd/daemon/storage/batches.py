@@ -53,8 +53,8 @@ def remove_jobs(db: sqlite3.Connection, removed: Mapping[int, int]) -> None:
 
 def last_id(db: sqlite3.Connection) -> int:
     """Return the highest id ever given to a batch."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job_batches'").fetchone()
-    return 0 if row is None else int(row[0])
+    (number,) = db.execute(_LAST_ID).fetchone()
+    return int(number)
 
 
 def open_batches(db: sqlite3.Connection) -> list[tuple[Batch, list[tuple[JobId, JobId]]]]:
@@ -125,6 +125,10 @@ def _rows(db: sqlite3.Connection, rest: str, *values: object) -> sqlite3.Cursor:
     return cursor.execute(f"SELECT * FROM job_batches {rest}", values)  # noqa: S608 (constants)
 
 
+_LAST_ID = """
+    SELECT max(ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'job_batches'), 0), ifnull(max(id), 0))
+    FROM job_batches
+"""
 _INSERT = """
     INSERT INTO job_batches (id, token, uid, name, created_at, then_spec, catch_spec, finally_spec)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)

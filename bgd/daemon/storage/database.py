@@ -8,13 +8,14 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 from threading import Thread, current_thread
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from traceback import clear_frames
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import aiosqlite
 import msgspec
@@ -26,6 +27,9 @@ from bgd.units import format_size
 
 BESIDE = ("", "-journal", "-wal", "-shm")  # ends of the names of a database's files; a kill leaves them
 PRIMARY = 0xFF  # mask: the low byte of SQLite's extended result codes is the kind of error
+
+CONTENT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+FATAL = CONTENT | {sqlite3.SQLITE_IOERR}
 
 DAMAGED = "`bgd --recover` restores the newest backup; or move it away to start with an empty one"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
@@ -47,8 +51,43 @@ class StoreOfOtherVersion(StoreBroken):
     """A newer bgd, or a much older one, wrote the database; as far as this bgd can tell, it is sound."""
 
 
+class Unreadable(StoreBroken):
+    """A value cannot be read, or is none that bgd wrote; other rows may be sound."""
+
+
+# What a function may raise that reads a damaged row, as any column may hold any value
+DECODE_ERRORS = (
+    *(Unreadable, sqlite3.Error, msgspec.MsgspecError, ValueError),
+    *(TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),  # a check tells it from a bug
+)
+
+
 class DiskFull(StoreBroken):
     """The disk is full. Nothing of the transaction was written, and it can be tried again."""
+
+
+class Health:
+    """Whether a database can still be trusted; all connections to it share this.
+
+    Attributes:
+        failure: the error after which nothing may be acknowledged any more; None before.
+        is_lost: is set once the event loop knows of it.
+        repairs: how often rows that could not be read were set aside.
+    """
+
+    def __init__(self) -> None:
+        self.failure: str | None = None
+        self.is_lost = asyncio.Event()
+        self.repairs = 0
+
+    async def until_lost(self) -> NoReturn:
+        """Wait until the database cannot be trusted any more.
+
+        Raises:
+            StoreBroken: always, in the end.
+        """
+        await self.is_lost.wait()
+        raise StoreBroken(self.failure or "")
 
 
 class DatabaseConnection:
@@ -58,13 +97,27 @@ class DatabaseConnection:
     other tasks in between, and take twice the time. So `call` uses one private name, and only here. A call
     tells the loop itself that it is done, by a descriptor. With aiosqlite's `call_soon_threadsafe` the thread
     would hold Python's lock while it wakes the loop, which then waits for it, and takes a turn more.
+
+    `fatal`: kinds of errors after which the database cannot be trusted.
+
+    Attributes:
+        set_aside: sets aside the rows that a function cannot read, and returns whether there were any, also
+            since this number of repairs.
     """
 
-    def __init__(self, path: str, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self,
+        path: str,
+        connect: Callable[[], sqlite3.Connection],
+        health: Health | None = None,
+        fatal: Collection[int] = FATAL,
+    ) -> None:
+        self.set_aside: Callable[[Callable[..., object], int], Awaitable[bool]] | None = None
         self._path = path
         self._connect = connect
         self._connection = aiosqlite.Connection(self._connect_guarded, iter_chunk_size=1)
-        self._failure: str | None = None
+        self._health = health or Health()
+        self._fatal = fatal
         self._thread: Thread | None = None
         self._loop = asyncio.get_running_loop()
         self._done = deque[tuple[asyncio.Future[Any], Callable[[Any], object], Any]]()
@@ -92,18 +145,32 @@ class DatabaseConnection:
     ) -> R:
         """Run function(connection, ...) on the thread, after all earlier calls.
 
+        If it cannot read some rows, run it again once these are set aside.
+
         The call is in the thread's queue before this awaits anything. So a cancelled caller leaves it to run
         to its end: it is done as a whole or, if the process dies, not at all.
 
         Raises:
             DiskFull: the disk is full.
-            StoreBroken: the disk or the file failed, in this call or an earlier one. Trying again cannot
-                write what the kernel dropped after a failed sync.
+            StoreBroken: the disk or the file failed, in this call or one before the end of this call, also
+                on another connection. Trying again cannot write what the kernel dropped after a failed sync.
         """
-        future: asyncio.Future[R] = self._loop.create_future()
-        call = partial(self._run, future, [partial(function, self._raw, *args, **kwargs)])
-        self._connection._tx.put_nowait((None, call))  # noqa: SLF001 (see the class)
-        return await future
+        has_tried = False
+        while True:
+            future: asyncio.Future[R] = self._loop.create_future()
+            repairs = self._health.repairs
+            call = partial(self._run, future, [partial(function, self._raw, *args, **kwargs)])
+            self._connection._tx.put_nowait((None, call))  # noqa: SLF001 (see the class)
+            try:
+                answer = await future
+            except DECODE_ERRORS:
+                if has_tried or self.set_aside is None or not await self.set_aside(function, repairs):
+                    raise
+                has_tried = True
+                continue
+            if self._health.failure is not None:
+                raise StoreBroken(self._health.failure)
+            return answer
 
     async def close(self) -> None:
         """Close the connection and end its thread."""
@@ -118,6 +185,7 @@ class DatabaseConnection:
         try:
             self._done.append((future, future.set_result, self._guarded(run)))
         except BaseException as error:  # noqa: BLE001  the caller gets it
+            clear_frames((error.__cause__ or error).__traceback__)  # its cursors would keep their snapshot
             self._done.append((future, future.set_exception, error))
         os.eventfd_write(self._wakeup, 1)
 
@@ -126,6 +194,8 @@ class DatabaseConnection:
         self._settle()
 
     def _settle(self) -> None:
+        if self._health.failure is not None:
+            self._health.is_lost.set()
         while self._done:
             future, settle, outcome = self._done.popleft()
             if not future.cancelled():
@@ -144,16 +214,17 @@ class DatabaseConnection:
 
         Errors are translated here on the thread: a cancelled caller does not see them, and they must last.
         """
-        if self._failure is not None:
-            raise StoreBroken(self._failure)
+        if self._health.failure is not None:
+            raise StoreBroken(self._health.failure)
         try:
             return run.pop()()
         except sqlite3.Error as error:
             broken = translate_error(error, self._path)
-            if broken is None:  # a bug in the program, not a problem with the file
+            if broken is None:  # a bug in the program, or a row contradicts another
                 raise
-            if not isinstance(broken, DiskFull) and hasattr(error, "sqlite_errorcode"):
-                self._failure = str(broken)
+            is_fatal = getattr(error, "sqlite_errorcode", 0) & PRIMARY in self._fatal
+            if is_fatal and not isinstance(broken, DiskFull):
+                self._health.failure = self._health.failure or str(broken)
             raise broken from error
         except (msgspec.MsgspecError, ValueError) as error:
             # the pages are sound, but no bgd wrote this content; other rows may still be readable
@@ -307,10 +378,10 @@ def _is_over_quota(path: str) -> bool:
 
 def damaged(error: Exception, path: str) -> StoreBroken:
     """Return the error for content that no bgd wrote, or that cannot be read."""
-    return StoreBroken(f"database {path} is damaged ({_on_one_line(error)})", DAMAGED)
+    return Unreadable(f"database {path} is damaged ({on_one_line(error)})", DAMAGED)
 
 
-def _on_one_line(error: Exception) -> str:
+def on_one_line(error: Exception) -> str:
     """Return the error's message in printable characters; it may quote damaged text."""
     return ascii(" ".join(str(error).split()))[1:-1][:_MAX_QUOTED]
 
@@ -324,6 +395,7 @@ _MAKE_ROOM = "make room on that disk"
 
 _REMEDIES = {
     sqlite3.SQLITE_IOERR: "the disk failed (the kernel's log says more): repair it, then start bgd again",
+    sqlite3.SQLITE_IOERR_SHORT_READ: DAMAGED,  # the file was cut
     sqlite3.SQLITE_CORRUPT: DAMAGED,
     sqlite3.SQLITE_NOTADB: DAMAGED,
     sqlite3.SQLITE_READONLY: FORBIDDEN,

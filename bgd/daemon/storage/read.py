@@ -11,7 +11,8 @@ from sys import intern
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec import Struct, convert
+from msgspec.structs import asdict, replace
 
 from bgd import clock
 from bgd.core.breakers import BreakerState
@@ -24,6 +25,7 @@ from bgd.daemon.access import user_name
 from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import (
+    UNREADABLE,
     QueueControls,
     QueueSetting,
     StoredSpec,
@@ -139,12 +141,12 @@ def _view(row: sqlite3.Row) -> JobView:
         "needs_node": _needs_node(row),
         "follow_ups": list(map(int, row["follow_ups"].split(","))) if row["follow_ups"] else [],
     }
-    return msgspec.convert(known, JobView, strict=False, from_attributes=True)
+    return convert(known, JobView, strict=False, from_attributes=True)
 
 
 # What a JobView has from columns, and not from the spec as it was submitted
 _COLUMNS_OF_VIEW = (
-    *("id", "state", "outcome", "exit_code", "signal", "reason", "queue", "priority", "attempt"),
+    *("id", "name", "state", "outcome", "exit_code", "signal", "reason", "queue", "priority", "attempt"),
     *("created_at", "started_at", "finished_at", "slots", "suspended", "snoozes"),
 )
 _of_row = itemgetter(*_COLUMNS_OF_VIEW)
@@ -190,7 +192,7 @@ def _attempt(job_id: JobId, row: sqlite3.Row) -> AttemptView:
         "run_seconds": _run_seconds(row),
         "tokens": unpack_tokens(row["tokens"]),
     }
-    return msgspec.convert(known, AttemptView, strict=False, from_attributes=True)
+    return convert(known, AttemptView, strict=False, from_attributes=True)
 
 
 def _waited_seconds(row: sqlite3.Row) -> float | None:
@@ -229,7 +231,7 @@ _VIEW = f"""
            ) END AS error,
            (SELECT group_concat(job) FROM follow_ups JOIN jobs AS next ON next.id = job WHERE cause = jobs.id)
            AS follow_ups
-    FROM jobs JOIN specs ON specs.job = jobs.id
+    FROM jobs LEFT JOIN specs ON specs.job = jobs.id
               LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt
     WHERE jobs.id = ?
 """  # noqa: S608 (constants)
@@ -263,10 +265,22 @@ def unfinished_jobs(db: sqlite3.Connection, state: State, after: int) -> list[Un
     rows = plain_cursor(db).execute(_ACTIVE if state in ACTIVE else _WAITING, (state.value, after, _PAGE))
     if state in ACTIVE:
         return [
-            UnfinishedJob(_job(state, *row), slot, launcher, unpack_tokens(tokens))
+            UnfinishedJob(_job(state, row), convert(slot, int), convert(launcher, str), unpack_tokens(tokens))
             for slot, launcher, tokens, *row in rows
         ]
     return list(_alike(state, rows))
+
+
+def check_states(db: sqlite3.Connection) -> None:
+    """Check that each job is in a state that is known, by a look-up for each state: others would be missed.
+
+    Raises:
+        ValueError: one is not.
+    """
+    state = ""
+    while row := db.execute(_NEXT_STATE, (state,)).fetchone():
+        number, state = row
+        _known_state(number, state)
 
 
 def _alike(state: State, rows: Iterable[tuple[Any, ...]]) -> Iterator[UnfinishedJob]:
@@ -279,10 +293,10 @@ def _alike(state: State, rows: Iterable[tuple[Any, ...]]) -> Iterator[Unfinished
             count += 1
             continue
         if count:
-            yield UnfinishedJob(_job(state, *first), count=count)
+            yield UnfinishedJob(_job(state, first), count=count)
         first, kind, count = row, row[1:], 1
     if count:
-        yield UnfinishedJob(_job(state, *first), count=count)
+        yield UnfinishedJob(_job(state, first), count=count)
 
 
 def recent_starts(
@@ -341,7 +355,7 @@ def controls(db: sqlite3.Connection) -> QueueControls:
 def finished_jobs(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, Job]:
     """Return those of these jobs that have finished, without what they waited for."""
     rows = rows_of(db, _FINISHED, job_ids)
-    jobs = [_job(_known_state(row["id"], row["state"]), *row[1:]) for row in rows]
+    jobs = [_job(_known_state(row["id"], row["state"]), tuple(row)[1:]) for row in rows]
     return {job.id: without_met_conditions(job) for job in jobs if job.state in FINAL}
 
 
@@ -352,40 +366,47 @@ def states(db: sqlite3.Connection, job_ids: list[JobId]) -> dict[JobId, State]:
         return {JobId(number): _known_state(number, state) for number, state in rows}
 
 
-def _job(  # noqa: PLR0913, PLR0917 (the columns of a row: by name they take a third longer)
-    state: State,
-    number: int,
-    queue: str,
-    priority: int,
-    policy: bytes,
-    attempt: int,
-    failures: int,
-    unseen: int,
-    due: float | None,
-    slots: int,
-    key: str | None,
-    resources: bytes | None,
-    target: str | None,
-    at: float | None = None,
-    expires: float | None = None,
-    waits: bytes | None = None,
-    making_way: int = 0,
-    suspended: int = 0,
-) -> Job:
-    wanted = slots, key, resources, target, at, expires, waits
+class _JobRow(Struct, frozen=True, array_like=True):
+    """The columns of _COLUMNS and _AWAITED, and those that only an active job has.
+
+    A value of another type is found here: later it would confuse the Scheduler.
+    """
+
+    id: int
+    queue: str
+    priority: int
+    policy: bytes
+    attempt: int
+    failures: int
+    unseen: int
+    due: float | None
+    slots: int
+    key: str | None
+    resources: bytes | None
+    target: str | None
+    at: float | None
+    expires: float | None
+    waits: bytes | None
+    making_way: int = 0
+    suspended: int = 0
+
+
+def _job(state: State, columns: Sequence[Any]) -> Job:
+    row = convert(columns, _JobRow)
+    wanted = row.slots, row.key, row.resources, row.target, row.at, row.expires, row.waits
     return Job(
-        JobId(number),
+        JobId(row.id),
         state,
-        intern(queue),  # a million jobs share a handful of queues
-        priority,
-        unpack_policy(policy),
-        attempt,
-        failures,
-        unseen,
-        due,
-        bool(making_way),
+        intern(row.queue),  # a million jobs share a handful of queues
+        row.priority,
+        unpack_policy(row.policy),
+        row.attempt,
+        row.failures,
+        row.unseen,
+        row.due,
+        bool(row.making_way),
         NO_CONDITIONS if wanted == _NOTHING else _job_conditions(*wanted),
-        bool(suspended),
+        bool(row.suspended),
     )
 
 
@@ -419,6 +440,8 @@ def _job_conditions(  # noqa: PLR0917 (columns, as in `_job`)
         target=target,
     )
 
+
+_NEXT_STATE = "SELECT id, state FROM jobs WHERE state > ? ORDER BY state LIMIT 1"
 
 _COLUMNS = f"""
     id, queue, priority, policy, jobs.attempt, failures, unseen, due_elapsed, slots, key, resources,
@@ -455,8 +478,10 @@ def read_spec(db: sqlite3.Connection, job_id: JobId) -> StoredSpec | None:
     row = db.execute(_READ_SPEC, (job_id,)).fetchone()
     if row is None:
         return None
-    packed, variables, policy, uid, created_at = row
+    packed, has_environment, variables, policy, uid, created_at = row
     spec = with_policy(unpack_spec(packed), unpack_policy(policy))
+    if has_environment and variables is None:  # it was set aside
+        spec = replace(spec, argv=UNREADABLE.argv, target=None)
     return StoredSpec(spec, uid, created_at, None if variables is None else _decode_variables(variables))
 
 
@@ -506,9 +531,10 @@ NEEDS = """
 _NEEDED = f"{NEEDS} AND source IN"
 
 _READ_SPEC = """
-    SELECT spec, variables, policy, uid, created_at
-    FROM specs JOIN jobs ON jobs.id = specs.job LEFT JOIN environments ON environments.id = specs.environment
-    WHERE specs.job = ?
+    SELECT spec, specs.environment IS NOT NULL, variables, policy, uid, created_at
+    FROM jobs LEFT JOIN specs ON specs.job = jobs.id
+              LEFT JOIN environments ON environments.id = specs.environment
+    WHERE jobs.id = ?
 """
 
 

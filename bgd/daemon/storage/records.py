@@ -181,6 +181,10 @@ class StoredSpec(Struct, frozen=True, gc=False):
         return self.spec if self.env is None else replace(self.spec, env=self.env)
 
 
+UNREADABLE = JobSpec(argv=("(unreadable)",))
+"""Stands for a spec that cannot be read; the job cannot run."""
+
+
 class Transaction(Struct, kw_only=True):
     """Everything that one transaction writes, the specs that it reads back, and what happens after it.
 

@@ -1,4 +1,4 @@
-"""Recovery: put a backup in the place of a lost database, and check whether a database is intact.
+"""Copies of the database: write one while others use it, check one, and restore a lost database from one.
 
 A restored database is marked as outdated. The start that loads it holds the jobs that wait, and then removes
 the mark, so that a crash in between starts none of them. Its schedules are paused.
@@ -19,21 +19,23 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.core.job import ACTIVE, WAITING, State
-from bgd.daemon.storage import read
+from bgd.core.job import ACTIVE, WAITING, JobId, State
+from bgd.daemon.storage import read, unreadable
 from bgd.daemon.storage.change_stream import NO_EVENTS, newest_event
-from bgd.daemon.storage.copying import DatabaseCopy, check_copy, free_bytes
 from bgd.daemon.storage.database import (
+    DECODE_ERRORS,
     StoreBroken,
     StoreOfOtherVersion,
+    damaged,
     delete_copy,
     fsync_path,
+    on_one_line,
     time_limit,
     transaction,
     translate_error,
 )
 from bgd.daemon.storage.records import pack_policy, unpack_policy
-from bgd.daemon.storage.schema import check, open_readable, open_writable, version_of
+from bgd.daemon.storage.schema import UPGRADE, VERSION, check, open_readable, open_writable, version_of
 
 MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
@@ -42,10 +44,85 @@ _MAX_PLAUSIBLE_ID = 2**48  # a higher id in a damaged file is part of the damage
 MAY_HAVE_RUN = "restored from a backup: it may have run since"  # why jobs are held
 
 
+class DatabaseCopy(Struct, frozen=True, kw_only=True):
+    """What a checked copy holds: when it was written, in epoch time, and how many jobs it has."""
+
+    path: str
+    written_at: float
+    jobs: int
+    last_id: int
+
+
+def write_copy(db: sqlite3.Connection, path: str) -> DatabaseCopy:
+    """Write everything committed to a new file with mode 0600, check it, and fsync it.
+
+    Others can read and write the database meanwhile.
+
+    Raises:
+        StoreBroken: the copy is not intact.
+        OSError, sqlite3.Error: it cannot be written.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    db.execute("VACUUM INTO ?", (path,))
+    copy = check_copy(path)
+    fsync_path(path)
+    return copy
+
+
+def check_copy(path: str, seconds: float | None = None, *, name: str | None = None) -> DatabaseCopy:
+    """Check all of a copy that is not written to; `seconds` limits the time, None does not.
+
+    `name` is what errors call it, if that is not its path.
+
+    Raises:
+        StoreBroken: it cannot be read, is damaged, or was written by another bgd or another program.
+        TimeoutError: the time was too short.
+    """
+    name = name or path
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # opening a pipe would wait forever
+            raise StoreBroken(f"{name} is not a regular file")
+        Path(path).open("rb").close()  # for every cause SQLite says "unable to open database file"
+    except OSError as error:
+        raise StoreBroken(f"{name} cannot be read: {error.strerror}") from error
+    try:
+        with closing(open_readable(path)) as db, time_limit(db, seconds):
+            return _checked(db, name, Path(path).stat().st_mtime)
+    except StoreBroken as error:
+        # other remedies are for the database in use
+        raise type(error)(error.problem, UPGRADE if error.remedy == UPGRADE else None) from error
+    except DECODE_ERRORS as error:
+        raise StoreBroken(f"{name} is damaged ({on_one_line(error)})") from error
+
+
+def _checked(db: sqlite3.Connection, path: str, written_at: float) -> DatabaseCopy:
+    check(db, path, version_of(db, path), "integrity_check")
+    read.prepare(db)
+    (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
+    last_id = read.last_id(db)
+    return DatabaseCopy(path=path, written_at=written_at, jobs=jobs, last_id=JobId(last_id))
+
+
+def copy_size(db: sqlite3.Connection) -> int:
+    """Return about how many bytes a copy will have."""
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    return int(pages * size) - free_bytes(db)
+
+
+def free_bytes(db: sqlite3.Connection) -> int:
+    """Return how many bytes inside the file are free; takes some microseconds."""
+    (free,) = db.execute("PRAGMA freelist_count").fetchone()
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    return int(free * size)
+
+
 class RecoveryResult(Struct, frozen=True, kw_only=True):
     """What the restored database holds.
 
     Attributes:
+        aside: the name of the damaged database; None: there was none.
+        unreadable: what cannot be read in the backup, a line each.
         held: jobs that waited when the backup was written; they may have run since, so the next start holds
             them.
         paused: schedules; their times since then may have run.
@@ -53,6 +130,8 @@ class RecoveryResult(Struct, frozen=True, kw_only=True):
         last_id: new jobs get higher ids.
     """
 
+    aside: str | None = None
+    unreadable: list[str] = []
     held: int
     paused: int
     running: int
@@ -137,6 +216,15 @@ def foreign_writers(found: os.stat_result) -> str | None:
     return None
 
 
+def unreadable_rows(path: str) -> list[str]:
+    """Return what cannot be read in a database that can be used, a line each: a start sets it aside.
+
+    Tables of an earlier version are upgraded first.
+    """
+    with closing(open_readable(path)) as db:
+        return unreadable.in_words(unreadable.find(db)) if version_of(db, path) == VERSION else []
+
+
 def move_aside(path: str, stamp: str) -> str | None:
     """Rename the database with its -wal and -shm files; return its new name, None if it does not exist."""
     aside = f"{path}.damaged-{stamp}"
@@ -151,28 +239,35 @@ def highest_id_in(path: str) -> int:
     """Return the highest job id that can be read from a damaged database; 0 if there is none."""
     highest = 0
     for query in ("SELECT last_id FROM meta", "SELECT max(id) FROM jobs", "SELECT max(job) FROM specs"):
-        with suppress(sqlite3.Error, TypeError), closing(open_readable(path)) as db:
+        with suppress(*DECODE_ERRORS), closing(open_readable(path)) as db:
             (found,) = db.execute(query).fetchone()
             if isinstance(found, int) and found < _MAX_PLAUSIBLE_ID:
                 highest = max(highest, found)
     return highest
 
 
-def restore(new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: str) -> RecoveryResult:
+def restore(
+    new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: str, stamp: str
+) -> RecoveryResult:
     """Put `new`, a copy of the backup, in the database's place, changed so that nothing runs twice.
+
+    Move the damaged database aside, under a name with this stamp, once the copy is complete.
 
     Mark it, so that the next start holds the jobs that waited, and pause its schedules. Assign the attempts
     that ran to `launcher`, the id of an instance that no longer exists: unless the launcher that runs now
     knows them, their outcome is unknown. Do not rerun those jobs automatically. Continue with new event ids.
     `last_id`: the highest job id that is known.
     """
-    with closing(open_writable(new)) as db, transaction(db):
-        result = _mark_outdated(db, last_id + MARGIN, last_id + MARGIN - backup.last_id, launcher)
-        db.execute("UPDATE meta SET generation = generation + ?", (_GENERATIONS,))
+    with closing(open_writable(new)) as db:
+        rows = unreadable.in_words(unreadable.set_aside(db))
+        with transaction(db):
+            result = _mark_outdated(db, last_id + MARGIN, last_id + MARGIN - backup.last_id, launcher)
+            db.execute("UPDATE meta SET generation = generation + ?", (_GENERATIONS,))
     fsync_path(new)
+    aside = move_aside(path, stamp)
     Path(new).rename(path)
     fsync_path(str(Path(path).parent))
-    return result
+    return replace(result, aside=aside, unreadable=rows)
 
 
 def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> RecoveryResult:
@@ -197,10 +292,11 @@ def remove_mark(db: sqlite3.Connection) -> None:
         db.execute("UPDATE meta SET is_outdated = 0")
 
 
-def check_file(path: str, seconds: float) -> tuple[int, bool]:
-    """Check the database as a start does, for at most about `seconds`, whether or not a daemon uses it.
+def check_file(path: str, seconds: float) -> tuple[int, list[str] | None]:
+    """Check the database as `bgd --recover` does, for at most about `seconds`, even if a daemon uses it.
 
-    Return the version of its tables, and whether there was time to check all of it.
+    Return the version of its tables, and what cannot be read or was set aside lately, a line each; None:
+    there was no time to check all of it.
 
     Open no descriptor of the file except SQLite's own: closing another one would drop the daemon's locks.
 
@@ -219,11 +315,16 @@ def check_file(path: str, seconds: float) -> tuple[int, bool]:
             try:
                 with time_limit(db, seconds):
                     check(db, path, version)
+                    is_current = version == VERSION  # others are upgraded first
+                    rows = unreadable.in_words(unreadable.find(db)) if is_current else []
             except TimeoutError:
-                return version, False
-            return version, True
-    except sqlite3.Error as error:
-        raise translate_error(error, path) or StoreBroken(f"database {path}: {error}") from error
+                return version, None
+            return version, rows + (unreadable.stored(db) if is_current else [])
+    except StoreBroken:
+        raise
+    except DECODE_ERRORS as error:
+        broken = translate_error(error, path) if isinstance(error, sqlite3.Error) else damaged(error, path)
+        raise broken or StoreBroken(f"database {path}: {error}") from error
 
 
 def unused_bytes(path: str) -> int:
@@ -236,7 +337,7 @@ def unused_bytes(path: str) -> int:
     try:
         with closing(open_readable(path)) as db:
             return free_bytes(db)
-    except sqlite3.Error:
+    except DECODE_ERRORS:
         return 0
 
 

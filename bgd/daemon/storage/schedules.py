@@ -83,7 +83,7 @@ def stored_names(path: str) -> set[str]:
     """Return the names of the schedules that people have added to a database that no daemon has open.
 
     Raises:
-        sqlite3.Error: it cannot be read.
+        DECODE_ERRORS: it cannot be read.
     """
     with closing(open_readable(path)) as db:
         (exists,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'schedules'").fetchone()

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.daemon.storage import activity
+from bgd.daemon.storage import activity, unreadable
 from bgd.daemon.storage.database import (
     DAMAGED,
     FORBIDDEN,
@@ -245,6 +245,14 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO dependents SELECT source, job, 1 FROM wanted_results;
     DROP TABLE wanted_results;
     """,
+    """
+    -- Rows that could not be read. subject, problem: for people. job: one that may not start before a person
+    -- has seen it; is_held: it is held. kept: MessagePack of the values of the row of the table `source`.
+    CREATE TABLE set_aside (
+        id INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, job INTEGER, problem TEXT NOT NULL,
+        source TEXT NOT NULL, kept BLOB NOT NULL, is_held INTEGER NOT NULL DEFAULT 0
+    );
+    """,
 )
 VERSION = FIRST + len(MIGRATIONS)
 _COUNTED = 19  # the first version with the table activity
@@ -283,6 +291,7 @@ def open_writable(path: str, *, keep_copy: bool = False) -> sqlite3.Connection:
         if keep_copy and 0 < version < VERSION:
             _keep_copy(db, path, version)
         _upgrade(db, path, version)
+        unreadable.check_meta(db, path)
     except BaseException:
         db.close()
         raise
@@ -338,7 +347,9 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
 
 
 def check(db: sqlite3.Connection, path: str, version: int, pages: str = "quick_check") -> None:
-    """Check the whole file; takes a second for some hundred megabytes. `pages` is a check of SQLite's.
+    """Check all pages and the tables, not each row; takes a second for some hundred megabytes.
+
+    `pages` is a check of SQLite's.
 
     Raises:
         StoreBroken: it is damaged, or its tables are not those of this version.
@@ -346,6 +357,7 @@ def check(db: sqlite3.Connection, path: str, version: int, pages: str = "quick_c
     _check_pages(db, path, pages)
     if not _has_sound_tables(db, version):
         raise StoreBroken(f"database {path} is damaged ({_OTHER_TABLES})", DAMAGED)
+    unreadable.check_meta(db, path)
 
 
 def _check_pages(db: sqlite3.Connection, path: str, pages: str = "quick_check") -> None:

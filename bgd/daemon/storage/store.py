@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import Concatenate
 
 from bgd.core.job import ACTIVE, FINAL, JobId, Now, State
 from bgd.core.spec import MAX_DURATION
-from bgd.daemon.storage import change_stream, copying, read
+from bgd.daemon.storage import change_stream, read, recovery, unreadable
 from bgd.daemon.storage.database import (
+    CONTENT,
     DatabaseConnection,
+    Health,
     P,
     R,
-    StoreBroken,
-    damaged,
     delete_copy,
     transaction,
 )
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.write import TransactionWriter
+from bgd.units import counted
 
+logger = logging.getLogger(__name__)
+
+_SOUND_SECONDS = 60.0  # that the result of a check of all rows holds which has found nothing
+_MOST_LINES = 20  # of the log about rows that are set aside together
 _MAX_DOWNTIME = 86_400.0  # seconds that jobs age while the machine is off, which only the wall clock measures
 
 
@@ -50,9 +58,13 @@ class Store(StoreReader):
     may lose commits if two connections write. No other process can open it meanwhile. No other code of this
     process may open or copy the file or its -wal: closing such a descriptor would drop SQLite's locks.
 
+    Rows that cannot be read are set aside when a function meets them, and the function runs again.
+
     Attributes:
         write: `await write(function, ...)` runs function(connection, ...), which begins and ends its own
             transaction.
+        until_lost: raises StoreBroken once the database cannot be trusted any more.
+        when_set_aside: is called with the jobs that were set aside, and why.
         free_bytes: inside the file, as of the last commit.
         position: id of the newest event on disk; no two states of the database have the same.
         commit_seconds, committed_at: how long the last commit took, and its end by time.perf_counter.
@@ -65,6 +77,7 @@ class Store(StoreReader):
         searcher: DatabaseConnection,
         store_id: str,
         path: str,
+        health: Health,
     ) -> None:
         super().__init__(reader, searcher, store_id)
         self.write = writer.call
@@ -72,6 +85,13 @@ class Store(StoreReader):
         self.position = 0
         self.commit_seconds = self.committed_at = 0.0
         self._connections = (searcher, reader, writer)
+        for connection in self._connections:
+            connection.set_aside = self._set_aside
+        self._health = health
+        self.until_lost = health.until_lost
+        self.when_set_aside: Callable[[dict[JobId, str]], object] = lambda _jobs: None
+        self._setting_aside = asyncio.Lock()
+        self._found_sound_at = -inf
         self._path = path
         self._transaction_writer = TransactionWriter()
 
@@ -82,23 +102,20 @@ class Store(StoreReader):
         Raises:
             StoreBroken: it cannot be written, is damaged, or belongs to a newer bgd or another program.
         """
+        health = Health()
         async with AsyncExitStack() as opened:
-            writer = await _opened(path, partial(open_writable, keep_copy=True), opened)
-            reader = await _opened(path, open_readable, opened)
-            searcher = await _opened(path, open_readable, opened)
+            writer = await _opened(path, partial(open_writable, keep_copy=True), health, opened)
+            reader = await _opened(path, open_readable, health, opened)
+            searcher = await _opened(path, open_readable, health, opened)
             store_id = await reader.call(read.prepare)
-            free_bytes = await reader.call(copying.free_bytes)
+            free_bytes = await reader.call(recovery.free_bytes)
             position = await reader.call(change_stream.newest_event)
             await searcher.call(read.prepare)
             opened.pop_all()
-        store = cls(writer, reader, searcher, store_id, path)
+        store = cls(writer, reader, searcher, store_id, path, health)
         store.free_bytes = free_bytes
         store.position = position
         return store
-
-    def damaged(self, error: Exception) -> StoreBroken:
-        """Return the error for rows that contradict each other."""
-        return damaged(error, self._path)
 
     async def close(self) -> None:
         """Close all connections, the writing one last: that moves the -wal file into the database."""
@@ -107,6 +124,7 @@ class Store(StoreReader):
 
     async def unfinished(self) -> AsyncIterator[list[UnfinishedJob]]:
         """Yield all unfinished jobs, some thousand at a time: active ones first; by state and id."""
+        await self.read(read.check_states)
         for state in sorted(State, key=lambda state: state not in ACTIVE):
             after = 0
             while state not in FINAL and (page := await self.read(read.unfinished_jobs, state, after)):
@@ -127,27 +145,60 @@ class Store(StoreReader):
     async def read_apart(
         self, function: Callable[Concatenate[sqlite3.Connection, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run function(connection, ...) on a connection of its own, as it takes seconds."""
-        database = DatabaseConnection(self._path, partial(open_readable, self._path))
+        """Run function(connection, ...) on a connection of its own, as it takes seconds.
+
+        A failing disk may be another one, that of a copy.
+        """
+        database = DatabaseConnection(self._path, partial(open_readable, self._path), self._health, CONTENT)
         await database.open()
         try:
             return await database.call(function, *args, **kwargs)
         finally:
             await database.close()
 
-    async def copy_to(self, path: str) -> copying.DatabaseCopy:
+    async def copy_to(self, path: str) -> recovery.DatabaseCopy:
         """Write everything committed to a new file and check it, while others read and write.
 
         Raises:
             StoreBroken, OSError, sqlite3.Error: there is no complete copy; the partial one is deleted.
         """
         try:
-            return await self.read_apart(copying.write_copy, path)
+            return await self.read_apart(recovery.write_copy, path)
         except BaseException:  # the thread has stopped writing, so the file stays deleted
             delete_copy(path)  # here: there may be no thread left for it
             raise
 
+    async def _set_aside(self, function: Callable[..., object], repairs: int) -> bool:
+        """Set aside what cannot be read, after a function failed; return whether there was something.
+
+        `repairs`: how many there were when it began.
+        """
+        if function == self._repair:
+            return False
+        async with self._setting_aside:
+            if self._health.repairs > repairs:
+                return True
+            if monotonic() - self._found_sound_at < _SOUND_SECONDS:
+                return False
+            rows = await self.read_apart(unreadable.find)
+            if not rows:
+                self._found_sound_at = monotonic()
+                return False
+            done = await self.write(self._repair, rows)
+            self._health.repairs += 1
+        for line in unreadable.in_words(done)[:_MOST_LINES]:
+            logger.warning("database %s: set aside: %s", self._path, line)
+        logger.warning("%s set aside, and bgctl doctor names them", counted(len(done), "row"))
+        self.when_set_aside(
+            {row.job: unreadable.reason_for(row.problem) for row in done if row.job is not None}
+        )
+        return True
+
     # --- on the writer's thread -----------------------------------------------------------------------------
+
+    def _repair(self, db: sqlite3.Connection, rows: list[unreadable.BadRow]) -> list[unreadable.BadRow]:
+        self._transaction_writer.forget()
+        return unreadable.set_aside(db, rows)
 
     def _commit(self, db: sqlite3.Connection, everything: Transaction) -> dict[JobId, StoredSpec]:
         began = perf_counter()
@@ -161,14 +212,14 @@ class Store(StoreReader):
         self.committed_at = perf_counter()
         self.commit_seconds = self.committed_at - began
         if self.free_bytes or everything.removed:
-            self.free_bytes = copying.free_bytes(db)
+            self.free_bytes = recovery.free_bytes(db)
         return specs
 
 
 async def _opened(
-    path: str, connect: Callable[[str], sqlite3.Connection], opened: AsyncExitStack
+    path: str, connect: Callable[[str], sqlite3.Connection], health: Health, opened: AsyncExitStack
 ) -> DatabaseConnection:
-    database = DatabaseConnection(path, partial(connect, path))
+    database = DatabaseConnection(path, partial(connect, path), health)
     await database.open()
     opened.push_async_callback(database.close)
     return database

@@ -8,13 +8,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from bgd.core.job import JobId
-from bgd.daemon.storage import read
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION
 from bgd.daemon.storage.store import Store, begin_generation
@@ -107,23 +104,6 @@ async def test_database_that_was_emptied_is_refused_and_left_alone(path):
         await Store.open(path)
 
     assert content_of(path) == b""
-
-
-async def test_row_that_no_bgd_wrote_is_damage_and_others_stay_readable(path):
-    store = await Store.open(path)
-    await put(store, new(1), new(2))
-    await store.close()
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("UPDATE specs SET spec = x'c1c1' WHERE job = 1")
-        db.commit()
-    store = await Store.open(path)
-
-    with pytest.raises(StoreBroken, match="damaged"):
-        await store.read(read.view, JobId(1))
-
-    view = await store.read(read.view, JobId(2))
-    assert view is not None
-    await store.close()
 
 
 async def refusal_of(path):
