@@ -298,10 +298,11 @@ def check_executor(spec: JobSpec, queue: str | None, config: Config) -> None:
     unusable, its_jobs, there = _NOT_ON_NODES, "local jobs", "on a cluster"
     if not kind.has_nodes:
         unusable, its_jobs, there = ON_NODES, "jobs on a cluster", "on this machine"
-    found = next((each for each in unusable if getattr(spec, each)), None)
-    if found is not None:
-        hint = f": use {_INSTEAD[found]}" if found in _INSTEAD else ""
-        raise Refused(f"{found} is for {its_jobs}, and executor {name} runs them {there}{hint}")
+    for option in unusable:
+        value = getattr(spec, option)
+        if value is not None and value is not False:  # 0 sets a limit
+            hint = f": use {_INSTEAD[option]}" if option in _INSTEAD else ""
+            raise Refused(f"{option} is for {its_jobs}, and executor {name} runs them {there}{hint}")
 
 
 def place_of(spec: JobSpec, queue: str, config: Config) -> Place | None:

@@ -95,13 +95,39 @@ def delegation(name: str) -> Delegation:
 
 def own_group(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cgroup") -> Path | None:
     """Return the folder of the group that this process is in, None if no cgroup v2 is mounted."""
-    line = next((line for line in _lines(groups) if line.startswith("0::/")), None)
-    if line is None:
+    return _folder_of_group("0::", r"cgroup2 ", mounts, groups)
+
+
+def own_oom_kills(mounts: str = "/proc/self/mountinfo", groups: str = "/proc/self/cgroup") -> int:
+    """Return how many processes of this process's group were killed for lack of memory; 0: it does not count.
+
+    Slurm may limit the memory of an allocation with version 1.
+    """
+    for file, hierarchy, kind in _COUNTERS:
+        folder = _folder_of_group(hierarchy, kind, mounts, groups)
+        for line in [] if folder is None else _lines(str(folder / file)):
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+# of version 2 and of 1: the file with the counter, the line in cgroup(7), and the mount in proc(5)
+_COUNTERS = (
+    ("memory.events", "0::", "cgroup2 "),
+    ("memory.oom_control", r"\d+:(?:\S+,)?memory(?:,\S+)?:", r"cgroup \S+ (?:\S+,)?memory(?:,|$)"),
+)
+
+
+def _folder_of_group(hierarchy: str, mount_kind: str, mounts: str, groups: str) -> Path | None:
+    """Return the folder of this process's group in a hierarchy, None if it is not mounted."""
+    name = next(
+        (line[found.end() :] for line in _lines(groups) if (found := re.match(hierarchy, line))), None
+    )
+    if name is None:
         return None
-    name = line.removeprefix("0::")
     for mount in _lines(mounts):
         fields, _, kind = mount.partition(" - ")
-        if kind.split(" ")[0] != "cgroup2":
+        if not re.match(mount_kind, kind):
             continue
         root, point = map(_unescaped, fields.split(" ")[3:5])
         inside = os.path.relpath(name, root)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from bgd.clock import doubling, elapsed
-from bgd.launcher.cgroup import Delegation
+from bgd.launcher.cgroup import Delegation, own_oom_kills
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
 from bgd.launcher.journal import Journal
@@ -50,6 +50,10 @@ class Context(Struct, frozen=True, kw_only=True):
     null: int
     forking: asyncio.Lock
     outbox: Outbox | None = None
+
+    def oom_kills(self) -> int:
+        """Return how many processes in a pilot's allocation were killed for lack of memory; elsewhere 0."""
+        return 0 if self.outbox is None else own_oom_kills()
 
     def log_path(self, launch: Launch) -> str:
         """Return the path of an attempt's log."""

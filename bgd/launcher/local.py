@@ -214,6 +214,7 @@ class LocalRun:
         self._ladder: Ladder | None = None
         self._descent: asyncio.Task[Exception | None] | None = None
         self._leftovers: str | None = None
+        self._oom_kills = context.oom_kills()  # before it
 
     @property
     def pid(self) -> int:
@@ -390,6 +391,8 @@ class LocalRun:
             return self._attempt.reason
         if code and figures and figures.oom_kills:
             return Outcome.OOM
+        if code in _OF_KILL and figures is None and self._context.oom_kills() > self._oom_kills:
+            return Outcome.OOM
         if code < 0:
             return Outcome.SIGNAL
         return Outcome.EXIT if code else Outcome.SUCCEEDED
@@ -398,7 +401,8 @@ class LocalRun:
         self, outcome: Outcome, end: ProcessEnd, finished_at: float, run_seconds: float, figures: Usage | None
     ) -> AttemptEnded:
         code, usage, result, written = end.code, end.usage, end.result, self._output.log
-        problem = _out_of_memory(self.launch) if outcome is Outcome.OOM else written.problem
+        lacking = "the machine" if self._context.outbox is None else "the allocation of its pilot"
+        problem = _out_of_memory(self.launch, lacking) if outcome is Outcome.OOM else written.problem
         return replace(
             end_of(self.launch.key, outcome, problem, written.total, self._attempt.started_at, run_seconds),
             exit_code=code if code >= 0 else None,
@@ -419,12 +423,13 @@ class LocalRun:
 _LONG = 10.0  # seconds without an answer of a file system until a warning is logged
 _OUTPUT_PATIENCE = 0.5  # seconds
 _OF_TERM = {-signal.SIGTERM, 128 + signal.SIGTERM}  # the second is a shell's, of a program that it ended
+_OF_KILL = {-signal.SIGKILL, 128 + signal.SIGKILL}  # likewise
 _TERM_PATIENCE = 2.0  # seconds between the first and the last of many signals, on a busy node
 _GROUP_PATIENCE = 1.0  # seconds for killed processes to leave their group
 
 
-def _out_of_memory(launch: Launch) -> str:
+def _out_of_memory(launch: Launch, lacking: str) -> str:
     most = launch.limits.memory_max
     if most is None:
-        return "the machine was out of memory, and the kernel killed it"
+        return f"{lacking} was out of memory, and the kernel killed it"
     return f"it used all of its {format_size(most)} of memory, and the kernel killed it"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.launcher.cgroup import Group, own_group
+from bgd.launcher.cgroup import Group, own_group, own_oom_kills
 from bgd.wire.launching import AttemptEnded, StopProcesses
 from bgd.wire.limits import Limits
 from tests.faults.figures import record, times
@@ -154,6 +154,32 @@ def test_without_a_mounted_hierarchy_there_is_no_own_group(tmp_path, mount, grou
     (tmp_path / "groups").write_text(groups)
 
     assert own_group(str(tmp_path / "mounts"), str(tmp_path / "groups")) is None
+
+
+MOUNT_1 = "30 1 0:3 {root} {point} rw - cgroup cgroup rw,memory"
+
+
+@pytest.mark.parametrize(
+    ("mount", "groups", "file", "kills"),
+    [
+        (MOUNT, "0::/job_3/step_batch\n", "memory.events", 2),
+        (MOUNT_1, "4:memory:/job_3/step_batch\n0::/\n", "memory.oom_control", 2),
+        (MOUNT_1, "4:hugetlb,memory:/job_3/step_batch\n", "memory.oom_control", 2),
+        (MOUNT_1.replace("rw,memory", "rw,cpu"), "4:memory:/job_3/step_batch\n", "memory.oom_control", 0),
+        (MOUNT, "1:cpu:/job_3/step_batch\n", "memory.events", 0),
+        (MOUNT, "0::/job_3/step_batch\n", "memory.current", 0),
+    ],
+)
+def test_the_groups_of_both_versions_count_what_was_killed_for_lack_of_memory(
+    tmp_path, mount, groups, file, kills
+):
+    folder = tmp_path / "job_3/step_batch"
+    folder.mkdir(parents=True)
+    (tmp_path / "mounts").write_text(mount.format(root="/", point=tmp_path) + "\n")
+    (tmp_path / "groups").write_text(groups)
+    (folder / file).write_text("low 0\noom 3\noom_kill 2\noom_group_kill 1\n")
+
+    assert own_oom_kills(str(tmp_path / "mounts"), str(tmp_path / "groups")) == kills
 
 
 # --- jobs in groups ---------------------------------------------------------------------------------------

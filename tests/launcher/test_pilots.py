@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -161,3 +163,34 @@ def test_a_pilot_forgets_jobs_once_their_ends_are_on_the_disk(supervisor, slurm)
 
     [its_journal] = slurm.shared.glob("*-pilot-*/launcher.journal")
     wait_until(lambda: not journal.read(its_journal).attempts)
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")  # of version 1, with which Slurm may limit an allocation
+
+
+@pytest.fixture
+def limited_memory():
+    """Yield a control group of 100 MB."""
+    group = MEMORY / f"bgd-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("100000000")
+    except OSError as error:
+        pytest.skip(f"NOT RUN: no memory limit by control groups of version 1 here: {error}")
+    yield group
+    wait_until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def test_a_job_that_uses_up_the_memory_of_a_shared_pilot_is_out_of_memory(supervisor, slurm, limited_memory):
+    sbatch = slurm.folder / "sbatch"
+    sbatch.write_text(
+        sbatch.read_text().replace("setsid sh", f"echo 0 >{limited_memory}/cgroup.procs; setsid sh")
+    )
+
+    ended = supervisor.run(sys.executable, "-c", "taken = b'x' * 300_000_000")
+    killed = supervisor.shell("kill -9 $$")
+
+    assert (ended.outcome, killed.outcome) == (Outcome.OOM, Outcome.SIGNAL)
+    assert ended.problem == "the allocation of its pilot was out of memory, and the kernel killed it"
+    slurm.end()

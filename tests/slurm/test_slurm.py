@@ -264,6 +264,7 @@ def test_what_slurm_does_not_know_fails_in_its_words(client):
             "memory_max is for local jobs.*: use memory",
         ),
         ({"queue": "big", "keep_leftovers": True}, "keep_leftovers is for local jobs"),
+        ({"executor": "cluster", "core_max": 0}, "core_max is for local jobs"),
         ({"cpus": 2}, "cpus is for jobs on a cluster, and executor local"),
         ({"queue": "big", "executor": "local", "gpus": 1}, "gpus is for jobs on a cluster"),
         ({"partition": "high"}, "partition is for jobs on a cluster, and executor local"),
