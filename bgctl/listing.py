@@ -36,7 +36,16 @@ from bgd import Client, Job, Outcome, State, brief
 from bgd.brief import command_line, progress_line, run_time, short_duration
 from bgd.core.filters import STATE_NAMES, SUSPENDED
 from bgd.escape import one_line
-from bgd.formatting import as_json, is_slow, job_as_json, load, reply_as_json, state_in_words
+from bgd.formatting import (
+    as_json,
+    clock_time,
+    is_slow,
+    job_as_json,
+    load,
+    reply_as_json,
+    state_in_words,
+    why_queued,
+)
 from bgd.units import format_duration, format_size
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
@@ -353,7 +362,7 @@ def _cells(jobs: Sequence[JobView], now: float | None, usages: Usages | None) ->
         "COMMAND": lambda view, _: command_line(view, _LONGEST_COMMAND),
     }
     if now is None:
-        columns["AGE"] = lambda view, _: _clock_time(view.created_at)
+        columns["AGE"] = lambda view, _: clock_time(view.created_at)
     cells = column_cells(jobs, now, columns)
     if now is None:
         cells = {"SUBMITTED" if heading == "AGE" else heading: column for heading, column in cells.items()}
@@ -365,14 +374,16 @@ _LONGEST_COMMAND = 2000  # characters; no terminal is wider
 
 def _time_in_words(view: JobView, now: float | None) -> str:
     """Return what a job waits for, since when or how long it runs, or how long it ran."""
+    if view.state is State.QUEUED:
+        return why_queued(view)
     if view.state is State.BLOCKED and view.waits_for:
         return f"after {first_of(view.waits_for)}"
     if view.state is State.SCHEDULED and view.due_at is not None:
-        due = f"at {_clock_time(view.due_at)}" if now is None else f"in {short_duration(view.due_at - now)}"
+        due = f"at {clock_time(view.due_at)}" if now is None else f"in {short_duration(view.due_at - now)}"
         return f"retry {due}" if view.attempt and view.outcome is not Outcome.SNOOZED else due
     if view.state in GROUPS[0]:
         if now is None:
-            return f"since {_clock_time(view.started_at)}" if view.started_at else ""
+            return f"since {clock_time(view.started_at)}" if view.started_at else ""
         does = "waits" if view.needs_node else "runs"
         return f"{does} for {run_time(view)}{_slow_mark(view)}"
     return f"took {took}{_slow_mark(view)}" if (took := run_time(view)) else ""
@@ -380,13 +391,6 @@ def _time_in_words(view: JobView, now: float | None) -> str:
 
 def _slow_mark(view: JobView) -> str:
     return " (slow)" if is_slow(view) else ""
-
-
-def _clock_time(at: float) -> str:
-    """Return a time of day, with the date if it is not today."""
-    local = datetime.fromtimestamp(at).astimezone()
-    is_today = local.date() == datetime.now().astimezone().date()
-    return f"{local:%H:%M:%S}" if is_today else f"{local:%b %d %H:%M}"
 
 
 def _styled(text: str, **style: Any) -> str:
@@ -401,8 +405,9 @@ def _aligned(heading: str, text: str, width: int) -> str:
 def _column_widths(table: dict[str, list[str]], columns: int) -> dict[str, int]:
     """Return the columns that fit, in order, with their widths."""
     widths = {heading: max(map(cells_of, [heading, *cells])) for heading, cells in table.items()}
-    for heading in widths.keys() & _MAX_WIDTHS:
-        widths[heading] = min(widths[heading], _MAX_WIDTHS[heading])
+    for heading, most in {**_MAX_WIDTHS, "TIME": max(_REASON_WIDTH, columns // 3)}.items():
+        if heading in widths:
+            widths[heading] = min(widths[heading], most)
     command = widths.pop("COMMAND")
     for heading in ("PROCESSES", "ATTEMPT", "AGE", "SUBMITTED", "PRIORITY", "QUEUE"):  # least useful first
         if _space_left(widths, columns) < min(command, _GOOD_COMMAND_WIDTH):
@@ -424,6 +429,7 @@ _MIN_COMMAND_WIDTH = 10  # cells; a narrower command is useless
 _GOOD_COMMAND_WIDTH = 20  # cells; a narrower command says little
 _MAX_WIDTHS = {"NAME": 20, "PROGRESS": 24}
 _NARROW = 10  # cells; enough to recognize a name
+_REASON_WIDTH = 34  # cells; the beginning of why a job waits
 _RIGHT_ALIGNED = {"ID", "PRIORITY", "ATTEMPT", "AGE", "CPU", "MEMORY", "PROCESSES"}
 
 

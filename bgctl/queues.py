@@ -14,7 +14,7 @@ from bgctl.verbs import verb, verb_group
 from bgd import Client, State
 from bgd.brief import short_duration
 from bgd.errors import nearest
-from bgd.formatting import reply_as_json
+from bgd.formatting import reply_as_json, why_queued
 from bgd.units import counted
 from bgd.wire.replies import Queues
 from bgd.wire.views import QueueView
@@ -92,7 +92,8 @@ def list_command(daemon: Client) -> None:
 
     The list contains queues that are configured, set or paused, and queues with unfinished jobs. A second
     list shows rates, the next start that they allow, and weights. A third list shows the tokens of each
-    resource, how many are taken, and how many queued jobs ask for one.
+    resource, how many are taken, and how many queued jobs ask for one. A last list shows what the oldest
+    queued job of a queue waits for, if that is more than its turn.
     """
     queues = daemon.queues()
     resources = [
@@ -103,6 +104,8 @@ def list_command(daemon: Client) -> None:
         lines += ["", *table_of(("QUEUE", "RATE", "NEXT", "WEIGHT"), limited)]
     if resources:
         lines += ["", *table_of(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), resources)]
+    if waiting := [(queue.name, why) for queue in queues.queues if (why := why_queued(queue))]:
+        lines += ["", *table_of(("QUEUE", "QUEUED JOBS WAIT"), waiting)]
     answer(reply_as_json(queues), *lines)
     _say_if_paused(queues)
 

@@ -33,6 +33,7 @@ from bgd.wire.views import (
     FollowUpView,
     JobUsage,
     JobView,
+    QueueView,
     StepView,
 )
 
@@ -42,6 +43,8 @@ def as_json(value: Any, name: str = "") -> Any:
     match value:
         case Struct():
             return {each: as_json(getattr(value, each), each) for each in value.__struct_fields__}
+        case list() | tuple() if name == "why_waiting":
+            return waiting_line(Explanation(reasons=tuple(value)), iso_time) or None
         case list() | tuple():
             return [as_json(each) for each in value]
         case float() if name == "at" or name.endswith("_at"):
@@ -269,10 +272,24 @@ def reason_in_words(view: JobView) -> str:
             return f"retry after {outcome_in_words(view)}"
         case State.BLOCKED:
             return f"after {number_ranges(view.waits_for)}" if view.waits_for else ""
-        case State.RUNNING | State.CANCELLED:
+        case State.QUEUED:
+            return why_queued(view)
+        case (
+            State.RUNNING | State.CANCELLED | State.SCHEDULED | State.HELD | State.STOPPING | State.SUCCEEDED
+        ):
             return "" if words == view.state else words
-        case State.SCHEDULED | State.QUEUED | State.HELD | State.STOPPING | State.SUCCEEDED:
-            return ""
+
+
+def why_queued(view: JobView | QueueView) -> str:
+    """Return what a queued job, or that of a queue, waits for besides its turn."""
+    return waiting_line(Explanation(reasons=tuple(view.why_waiting)), clock_time)
+
+
+def clock_time(at: float) -> str:
+    """Return a time of day, with the date if it is not today."""
+    local = datetime.fromtimestamp(at).astimezone()
+    is_today = local.date() == datetime.now().astimezone().date()
+    return f"{local:%H:%M:%S}" if is_today else f"{local:%b %d %H:%M}"
 
 
 def signal_name(number: int | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each worker
     from datetime import datetime
 
+    from bgd.core.explain import Reason
     from bgd.core.job import Outcome, State
     from bgd.core.spec import Isolation, JobCause, KeyUntil, OnLimit, StopSignal
     from bgd.wire.views import Progress
@@ -248,6 +249,7 @@ class JobAttributes:
     cause: JobCause | None
     follow_ups: list[int]
     batch: int | None
+    why_waiting: tuple[Reason, ...]
     name: str | None
     retry_until: float | None
     timeout: float | None

@@ -159,6 +159,17 @@ def _words_of_share(reason: Reason) -> str:
     return f"for its share of the slots: {weight}, and it is the turn of {', '.join(reason.queues)}"
 
 
+def _words_of_slots(reason: Reason) -> str:
+    if reason.head is None:
+        return f"for {reason.wanted} of {reason.slots} slots: {_taken(reason, of_all=False)}"
+    others = reason if reason.ahead != 1 else replace(reason, ahead=None)  # the one before it is the head
+    return f"behind job {reason.head}, which needs {reason.head_wants} slots; {_taken(others, of_all=False)}"
+
+
+def _words_of_turn(reason: Reason) -> str:
+    return f"for its turn{_ahead(reason, ': ')}" if reason.head is None else _words_of_slots(reason)
+
+
 def _taken(reason: Reason, *, of_all: bool = True) -> str:
     of = f" of {reason.slots}" if of_all else ""
     return f"{reason.taken}{of} {'is' if reason.taken == 1 else 'are'} taken{_ahead(reason, ', and ')}"
@@ -205,8 +216,7 @@ def _ahead(reason: Reason, before: str) -> str:
     if not reason.ahead:
         return ""
     count = f"{reason.ahead} or more" if reason.ahead >= MAX_AHEAD else str(reason.ahead)
-    head = f"; job {reason.head} is next and needs {reason.head_wants} slots" if reason.head else ""
-    return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it{head}"
+    return f"{before}{count} {'job is' if reason.ahead == 1 else 'jobs are'} before it"
 
 
 _WORDS: dict[Cause, Callable[[Reason], str]] = {
@@ -222,13 +232,13 @@ _WORDS: dict[Cause, Callable[[Reason], str]] = {
     Cause.QUEUE_SLOTS: lambda it: (
         f"for {'a slot' if it.wanted == 1 else f'{it.wanted} slots'} of queue {it.subject}: {_taken(it)}"
     ),
-    Cause.SLOTS: lambda it: f"for {it.wanted} of {it.slots} slots: {_taken(it, of_all=False)}",
+    Cause.SLOTS: _words_of_slots,
     Cause.TOKENS: _words_of_tokens,
     Cause.RATE: lambda it: f"for the rate of queue {it.subject}, {it.limit}{_ahead(it, ', ')}, until",
     Cause.LOAD: lambda it: f"for the load of the machine: {it.problem or 'it is too high'}",
     Cause.MEMORY: lambda it: f"for memory of the machine: {it.problem or 'too little is available'}",
     Cause.SHARE: _words_of_share,
-    Cause.TURN: lambda it: f"for its turn{_ahead(it, ': ')}",
+    Cause.TURN: _words_of_turn,
     Cause.SUSPENSION: lambda it: f"until `bgctl continue {it.subject}`: it is suspended",
     Cause.START: lambda it: f"to be started{f': {it.problem}' if it.problem else ' by the launcher'}",
     Cause.REQUESTS: lambda _: "for bgd's own limit on requests to Slurm (requests_per_second)",
@@ -261,6 +271,8 @@ def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
     if any(reason.cause is Cause.RATE and reason.ahead for reason in reasons):
         return None
     slots = next((reason for reason in reasons if reason.slots is not None), None)
+    if any(reason.head is not None and reason is not slots for reason in reasons):
+        return None
     if slots is None or slots.slots is None:
         return max(ready_at, now)
     free_at: list[float] = [now] * max(slots.slots - slots.taken, 0)

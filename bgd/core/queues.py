@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from math import ceil, inf
 
 from msgspec.structs import replace
@@ -281,6 +281,38 @@ class ReadyQueues:
         if job.state not in WAITING:
             is_stopped = job.state is State.RUNNING and job.suspended
             return (Reason(cause=Cause.SUSPENSION, subject=str(job.id)),) if is_stopped else ()
+        reasons, short, of_machine = self._reasons(job, obstacles, now, self._first_of)
+        before, turn = self._before(job), self._turn_of(job)
+        if not short and (before != set() or not (reasons or of_machine or turn)):
+            short = [self._turn]
+        short = self._with_ahead(self._with_head(short, job, self._wide_head()), before)
+        if turn is not None:
+            short.append(turn)
+        return (*reasons, *short, *of_machine)
+
+    def explain_queued(
+        self, jobs: Iterable[Job], obstacles: Sequence[Cause], now: Now
+    ) -> Iterator[tuple[Reason, ...]]:
+        """Yield the same for each of these queued jobs, except the jobs before it and its turn in a share.
+
+        What concerns all of them is looked up once, and the cost of each depends only on its resources. A job
+        that only waits for its turn has no reason.
+        """
+        for lane in list(self._heaps):
+            self._top(lane)  # moves jobs to other lanes
+        head, first_of = self._wide_head(), cache(self._first_of)
+        for job in jobs:
+            reasons, short, of_machine = self._reasons(job, obstacles, now, first_of)
+            yield (*reasons, *self._with_head(short, job, head), *of_machine)
+
+    def _reasons(
+        self,
+        job: Job,
+        obstacles: Iterable[Cause],
+        now: Now,
+        first_of: Callable[[str], Urgency | None],
+    ) -> tuple[list[Reason], list[Reason], list[Reason]]:
+        """Return what keeps a waiting job from its turn, what it is short of, and what the machine lacks."""
         rule = self.rule_of(job.queue)
         ignored = {Cause.PAUSE, *OF_MACHINE} if rule.apart else set()
         named = [Reason(cause=cause) for cause in obstacles if cause not in ignored]
@@ -288,15 +320,14 @@ class ReadyQueues:
         if rule.paused:
             reasons.append(Reason(cause=Cause.QUEUE_PAUSE, subject=job.queue))
         reasons += reasons_before_queued(job, now)
-        short, before, turn = list(self._short_of(job, rule, now)), self._before(job), self._turn_of(job)
-        if not short and (before != set() or not (named or reasons or turn)):
-            short = [Reason(cause=Cause.TURN, slots=self.slots.total, taken=self.slots.taken)]
-        short = self._with_ahead(short, job, before)
-        if turn is not None:
-            short.append(turn)
-        return (*reasons, *short, *(reason for reason in named if reason.cause in OF_MACHINE))
+        of_machine = [reason for reason in named if reason.cause in OF_MACHINE]
+        return reasons, list(self._short_of(job, rule, now, first_of)), of_machine
 
-    def _with_ahead(self, short: list[Reason], job: Job, before: set[JobId] | None) -> list[Reason]:
+    @property
+    def _turn(self) -> Reason:
+        return Reason(cause=Cause.TURN, slots=self.slots.total, taken=self.slots.taken)
+
+    def _with_ahead(self, short: list[Reason], before: set[JobId] | None) -> list[Reason]:
         """Return what a job is short of, and how many jobs are before it: for a limit those with its key."""
         if not short or before is None:
             return short
@@ -304,20 +335,27 @@ class ReadyQueues:
             same = sum(self.limits.has_key(each, short[0].subject) for each in before)
             # of more than MAX_AHEAD jobs some are not looked at
             ahead = same if len(before) < MAX_AHEAD or same >= MAX_AHEAD else None
-            return [replace(short[0], ahead=ahead), *self._with_ahead(short[1:], job, before)]
-        first = replace(short[0], ahead=min(len(before), MAX_AHEAD))
-        if before and (head := self._head_before(job)) is not None:
-            first = replace(first, head=head.id, head_wants=head.conditions.slots)
-        return [first, *short[1:]]
+            return [replace(short[0], ahead=ahead), *self._with_ahead(short[1:], before)]
+        return [replace(short[0], ahead=min(len(before), MAX_AHEAD)), *short[1:]]
 
-    def _head_before(self, job: Job) -> Job | None:
-        """Return the job that holds this one back because it needs several slots, more than are free."""
-        if job.queue in self._outside:
-            return None
+    def _with_head(self, short: list[Reason], job: Job, head: Job | None) -> list[Reason]:
+        """Return what a job is short of, and which job before it has to get its slots first."""
+        if head is None or job.queue in self._outside or (-head.priority, head.id) >= (-job.priority, job.id):
+            return short
+        named = {"head": head.id, "head_wants": head.conditions.slots}
+        if not any(reason.cause in _OF_ALL_SLOTS for reason in short):
+            return [*short, replace(self._turn, **named)]
+        return [replace(each, **named) if each.cause in _OF_ALL_SLOTS else each for each in short]
+
+    def _wide_head(self) -> Job | None:
+        """Return the job that holds others back because it needs several slots, more than are free."""
         head = self._best(None)
-        if head is None or (-head.priority, head.id) >= (-job.priority, job.id):
-            return None
-        return head if self._size_of(head) > max(self.slots.total - self.slots.taken, 1) else None
+        free = max(self.slots.total - self.slots.taken, 1)
+        return head if head is not None and self._size_of(head) > free else None
+
+    def _first_of(self, breaker: str) -> Urgency | None:
+        """Return the first queued job whose calls a breaker pauses."""
+        return min(filter(None, map(self._top, self._lanes_of(breaker))), default=None)
 
     def rule_of(self, queue: str) -> QueueRule:
         """Return the rule of a queue; the usual one if it has none."""
@@ -342,10 +380,11 @@ class ReadyQueues:
         suspended = {job for job in found if (known := self._job_of(job)) is not None and known.suspended}
         return held_by(reason, found, suspended)
 
-    def _short_of(self, job: Job, rule: QueueRule, now: Now) -> Iterator[Reason]:
+    def _short_of(
+        self, job: Job, rule: QueueRule, now: Now, first_of: Callable[[str], Urgency | None]
+    ) -> Iterator[Reason]:
         if (breaker := job.policy.breaker) is not None and self.breakers.is_paused(breaker, now.elapsed):
-            tops = filter(None, map(self._top, self._lanes_of(breaker)))
-            yield self.breakers.reason(breaker, min(tops, default=None), now)
+            yield self.breakers.reason(breaker, first_of(breaker), now)
         size, limit = self._size_of(job), job.conditions.limit
         if limit is not None and self.limits.must_wait(job):
             yield self.limits.reason(limit)
@@ -583,6 +622,9 @@ class ReadyQueues:
         is_shared = lane[0] is None and (job.queue not in self._lanes or lane in self._mixed)
         kind = job.conditions.resources, job.conditions.target, job.policy.breaker
         return (is_shared or lane[0] == job.queue) and lane[1:] == kind
+
+
+_OF_ALL_SLOTS = {Cause.SLOTS, Cause.TURN}
 
 
 def _names(lane: Lane) -> set[str]:

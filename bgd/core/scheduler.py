@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import ceil
 
 from msgspec import Struct
@@ -157,6 +157,14 @@ class Scheduler:
         if job is None:
             return ()
         return self.table.queues.explain(job, [why for why in Cause if why in self._pauses], now)
+
+    def explain_queued(self, job_ids: Iterable[JobId], now: Now) -> dict[JobId, tuple[Reason, ...]]:
+        """Return what those of these jobs that are queued wait for, as ReadyQueues does."""
+        known = (self.table.jobs.get(job_id) for job_id in job_ids)
+        jobs = [job for job in known if job is not None and job.state is State.QUEUED]
+        obstacles = [cause for cause in Cause if cause in self._pauses]
+        reasons = self.table.queues.explain_queued(jobs, obstacles, now)
+        return {job.id: each for job, each in zip(jobs, reasons, strict=True)}
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""

@@ -286,12 +286,21 @@ class Supervisor:
         if job is not None and job.state is State.RUNNING:
             wait = self.dispatcher.wait_of(job)
             return reasons if wait is None else (*reasons, wait)
+        return reasons and self._completed(reasons)
+
+    def explain_queued(self, job_ids: Iterable[JobId]) -> dict[JobId, tuple[Reason, ...]]:
+        """Return what those of these jobs that are queued wait for, besides their turn; for little each."""
+        reasons = self.scheduler.explain_queued(job_ids, now())
+        return {job_id: self._completed(each) for job_id, each in reasons.items()}
+
+    def _completed(self, reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+        """Return the reasons why a job waits with what the machine and the launcher lack."""
         if self._machine.is_on:
             reasons = self._machine.in_words(reasons)
-        if not reasons or self.link.obstacle is None:
+        if self.link.obstacle is None:
             return reasons
         launcher = Reason(cause=Cause.LAUNCHER, problem=self.link.obstacle)
-        is_said = {Cause.LAUNCHER, Cause.TURN} if reasons[-1].ahead == 0 else {Cause.LAUNCHER}
+        is_said = {Cause.LAUNCHER, Cause.TURN} if reasons and reasons[-1].ahead == 0 else {Cause.LAUNCHER}
         return (launcher, *(each for each in reasons if each.cause not in is_said))
 
     def remove(self, job: Job, by: str | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType, defstruct, field
 
+from bgd.core.explain import Reason
 from bgd.core.job import Outcome, State
 from bgd.core.spec import OPTIONS, ExecutorKind, JobCause, JobSpec, kind_of
 
@@ -65,6 +66,7 @@ class JobFacts(Struct, frozen=True, kw_only=True):
     cause: JobCause | None = None  # what it follows
     follow_ups: list[int] = []  # the jobs that followed its end
     batch: int | None = None  # the batch that it belongs to
+    why_waiting: tuple[Reason, ...] = ()  # in a list, of a queued job: what it waits for besides its turn
 
 
 _NOT_VIEWED = {"hold", "input", "env"}  # a state, and values that may be long or secret
@@ -218,7 +220,7 @@ class QueueView(Struct, frozen=True, kw_only=True):
 
     `rate`: how many of its jobs may start within some time, as people write it; `weight`: its share of the
     slots. None: the configuration gives it none. `opens_at`: from when on its rate lets another job start;
-    None: now.
+    None: now. `why_waiting`: what its oldest queued job waits for besides its turn.
     """
 
     name: str
@@ -229,6 +231,7 @@ class QueueView(Struct, frozen=True, kw_only=True):
     rate: str | None = None
     weight: int | None = None
     opens_at: float | None = None
+    why_waiting: tuple[Reason, ...] = ()
 
 
 class ResourceView(Struct, frozen=True, kw_only=True):

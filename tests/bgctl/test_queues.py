@@ -150,6 +150,10 @@ def test_the_list_shows_rates_weights_and_what_waits_for_resources():
         [],
         ["RESOURCE", "TOKENS"],
         ["gpu", "2"],
+        [],
+        ["QUEUE", "QUEUED"],
+        ["api", "for"],
+        ["default", "for"],
     ]
     assert lines[6][2] == "in"  # some minutes
     assert paused.split() == ["api", "2/1h", "paused", "-"]

@@ -57,6 +57,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 if TYPE_CHECKING:  # a job's module that uses bgd.job imports this one in each worker
     from datetime import datetime
 
+    from bgd.core.explain import Reason
     from bgd.core.job import Outcome, State
     from bgd.core.spec import {kinds}
     from bgd.wire.views import Progress

@@ -302,6 +302,23 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
     assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, Cause.BREAKER, *OF_ATTEMPTS}
 
 
+def test_reasons_of_many_queued_jobs_are_those_of_each_without_the_jobs_before_it():
+    explained = 0
+    for seed in range(STATES):
+        situation = Situation(seed)
+        scheduler, now = situation.scheduler, situation.now
+        found = scheduler.explain_queued(scheduler.waiting_jobs(), now)
+        for job, reasons in found.items():
+            explained += bool(reasons)
+            each = (replace(reason, ahead=None) for reason in scheduler.explain(job, now))
+            assert list(reasons) == [
+                reason
+                for reason in each
+                if reason.cause is not Cause.SHARE and (reason.cause is not Cause.TURN or reason.head)
+            ], (seed, job)
+    assert explained > STATES
+
+
 # --- what it names ----------------------------------------------------------------------------------------
 
 

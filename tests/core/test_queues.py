@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from math import inf
+from unittest.mock import Mock
 
 import pytest
 
@@ -677,6 +678,32 @@ def test_without_weights_jobs_start_in_the_order_of_submission_whatever_their_qu
     assert order == [*batch, mail]
 
 
+def test_reasons_of_many_jobs_look_once_for_the_one_that_holds_them_back(monkeypatch):
+    rules = {"mail": QueueRule(slots=1), "off": QueueRule(paused=True)}
+    scheduler = Scheduler(8, rules, 0, lambda: 0.5)
+    submit(scheduler, slots=5)
+    submit(scheduler, queue="mail")
+    assert len(started_ids(scheduler)) == 2
+    wide = submit(scheduler, slots=4, priority=1)
+    plain, mail, off = (
+        [submit(scheduler, queue=queue) for _ in range(50)] for queue in ("default", "mail", "off")
+    )
+    assert not started_ids(scheduler)
+    looks = Mock(wraps=scheduler.table.queues._best)
+    monkeypatch.setattr(scheduler.table.queues, "_best", looks)
+
+    found = scheduler.explain_queued([wide, *plain, *mail, *off, JobId(999)], NOW)
+
+    behind = f"behind job {wide}, which needs 4 slots; 6 are taken"
+    looks.assert_called_once()
+    assert {job: [words_of(reason) for reason in reasons] for job, reasons in found.items()} == {
+        wide: ["for 4 of 8 slots: 6 are taken"],
+        **{job: [behind] for job in plain},
+        **{job: ["for a slot of queue mail: 1 of 1 is taken", behind] for job in mail},
+        **{job: ["until `bgctl resume off`: its queue is paused", behind] for job in off},
+    }
+
+
 def test_those_behind_a_job_that_needs_many_slots_name_it_and_what_it_waits_for():
     scheduler = make_scheduler(slots=8)
     usual, stopped = submit(scheduler), submit(scheduler)
@@ -687,7 +714,7 @@ def test_those_behind_a_job_that_needs_many_slots_name_it_and_what_it_waits_for(
 
     [turn] = scheduler.explain(behind, NOW)
     assert turn == Reason(cause=Cause.TURN, slots=8, taken=2, ahead=1, head=wide, head_wants=20)
-    assert words_of(turn) == f"for its turn: 1 job is before it; job {wide} is next and needs 20 slots"
+    assert words_of(turn) == f"behind job {wide}, which needs 20 slots; 2 are taken"
     nameless = Reason(cause=Cause.TURN, slots=8, taken=2, ahead=1)
     assert scheduler.with_holders(nameless) == nameless
     assert scheduler.explain(wide, NOW) == (Reason(cause=Cause.SLOTS, wanted=8, slots=8, taken=2, ahead=0),)

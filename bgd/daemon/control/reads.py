@@ -16,7 +16,7 @@ import bgd
 from bgd.core.job import ACTIVE, FINAL, JobId
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.dispatch import ANSWER_PATIENCE
-from bgd.daemon.explaining import explanation_of
+from bgd.daemon.explaining import explanation_of, with_reasons, with_reasons_of_oldest
 from bgd.daemon.logs import expected_log_bytes
 from bgd.daemon.queue_controls import known_queues, unknown_queue
 from bgd.daemon.storage import change_stream, lists, read, steps, summaries
@@ -98,13 +98,14 @@ class ReadHandler:
         """Return slots and queues as they are now, and not older than earlier answers to this client."""
         supervisor = self._supervisor
         await supervisor.saved_unless_stuck()
+        oldest = await self._store.search(summaries.oldest_queued)
         return replies.Queues(
             id=request.id,
             slots=supervisor.slots,
             configured_slots=supervisor.config.daemon.slots,
             taken=supervisor.scheduler.taken,
             paused=supervisor.controls.paused,
-            queues=supervisor.queue_views(),
+            queues=with_reasons_of_oldest(supervisor.queue_views(), oldest, supervisor),
             obstacle=supervisor.link.obstacle,
             resources=supervisor.resource_views(),
         )
@@ -132,13 +133,17 @@ class ReadHandler:
         wanted = lists.asked_by(request, time.time(), client.uid)
         async with client.in_turn():
             views, rest = await self._store.search(read.first_views, request, wanted)
-            await send_parts(await self._with_usual_times(views), part_of, client)
+            await send_parts(await self._completed(views), part_of, client)
         while rest:
             async with client.in_turn():
                 views, rest = await self._store.search(read.next_views, rest)
                 # some jobs may have left these states meanwhile
                 views = [view for view in views if view.state in wanted.states]
-                await send_parts(await self._with_usual_times(views), part_of, client)
+                await send_parts(await self._completed(views), part_of, client)
+
+    async def _completed(self, views: list[JobView]) -> list[JobView]:
+        """Return the views of a list with what is known of their names, and why they wait."""
+        return with_reasons(await self._with_usual_times(views), self._supervisor)
 
     async def _with_usual_times(self, views: list[JobView]) -> list[JobView]:
         if all(view.name is None for view in views):  # most lists of most people

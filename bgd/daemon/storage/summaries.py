@@ -410,11 +410,19 @@ def figures(db: sqlite3.Connection) -> Figures:
         )
 
 
-def oldest_queued(db: sqlite3.Connection) -> dict[str, float]:
-    """Return when the oldest queued job of each queue that has any was submitted."""
-    found = {queue: _value(db.execute(_OLDEST_IN, (queue,))) for queue in lists.distinct(db, "queue")}
-    found[DEFAULT_QUEUE] = _value(db.execute(_OLDEST_OF_DEFAULT))
-    return {queue: at for queue, at in found.items() if at is not None}
+class OldestQueued(Struct, frozen=True, array_like=True):
+    """The oldest queued job of a queue, and when it was submitted."""
+
+    job: int
+    at: float
+
+
+def oldest_queued(db: sqlite3.Connection) -> dict[str, OldestQueued]:
+    """Return the oldest queued job of each queue that has any."""
+    cursor = plain_cursor(db)
+    rows = {queue: cursor.execute(_OLDEST_IN, (queue,)).fetchone() for queue in lists.distinct(db, "queue")}
+    rows[DEFAULT_QUEUE] = cursor.execute(_OLDEST_OF_DEFAULT).fetchone()
+    return {queue: OldestQueued(*row) for queue, row in rows.items() if row is not None}
 
 
 def _value(cursor: sqlite3.Cursor) -> float | None:
@@ -638,12 +646,12 @@ _FAILED_SINCE = """
 
 # The default queue is not in the index by queue: it has all jobs of a state except those in other queues
 _OLDEST_IN = f"""
-    SELECT created_at FROM jobs INDEXED BY jobs_by_queue
+    SELECT id, created_at FROM jobs INDEXED BY jobs_by_queue
     WHERE queue <> '{DEFAULT_QUEUE}' AND queue = ? AND state = 'queued' ORDER BY id LIMIT 1
 """  # noqa: S608 (a constant)
 _OLDEST_OF_DEFAULT = f"""
-    SELECT created_at FROM (
-        SELECT queue, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
+    SELECT id, created_at FROM (
+        SELECT queue, id, created_at FROM jobs INDEXED BY jobs_by_state WHERE state = 'queued'
         ORDER BY id LIMIT {_FIRST_QUEUED}
     ) WHERE queue = '{DEFAULT_QUEUE}' LIMIT 1
 """  # noqa: S608 (constants)

@@ -12,13 +12,22 @@ from msgspec.structs import asdict, replace
 
 from bgd.core.filters import NO_OUTCOME, exact_name
 from bgd.core.job import ACTIVE, Outcome, State
+from bgd.daemon.explaining import with_reasons_of_oldest
 from bgd.daemon.storage import activity, summaries
-from bgd.daemon.storage.summaries import Board, Failures, FailuresOfDay, Figures, Finished, NameSummary
+from bgd.daemon.storage.summaries import (
+    Board,
+    Failures,
+    FailuresOfDay,
+    Figures,
+    Finished,
+    NameSummary,
+    OldestQueued,
+)
 from bgd.daemon.web import drawing
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
-from bgd.formatting import as_json, iso_time, outcome_in_words, signal_name
+from bgd.formatting import as_json, iso_time, outcome_in_words, signal_name, why_queued
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 
@@ -174,7 +183,7 @@ def _overview_as_json(overview: _Overview) -> dict[str, object]:
 async def _queue_values(site: Site) -> dict[str, Any]:
     """Return the values for the page of the queues."""
     oldest, ended = await site.fresh(summaries.oldest_queued), await site.fresh(summaries.finished)
-    views = site.supervisor.queue_views(ended.queues)
+    views = with_reasons_of_oldest(site.supervisor.queue_views(ended.queues), oldest, site.supervisor)
     return {
         **_slots(site),
         "rows": [_queue_row(view, oldest.get(view.name), ended.of(view.name)) for view in views[:MAX_QUEUES]],
@@ -189,9 +198,11 @@ async def _queues_as_json(site: Site) -> dict[str, object]:
         **_slots(site),
         "queues": [
             as_json(view)
-            | {"oldest_queued_at": iso_time(oldest.get(view.name))}
+            | {"oldest_queued_at": iso_time(oldest[view.name].at if view.name in oldest else None)}
             | {name: count.jobs for name, count in asdict(ended.of(view.name)).items()}
-            for view in site.supervisor.queue_views(ended.queues)
+            for view in with_reasons_of_oldest(
+                site.supervisor.queue_views(ended.queues), oldest, site.supervisor
+            )
         ],
         "resources": as_json(site.supervisor.resource_views()),
     }
@@ -206,7 +217,7 @@ def _slots(site: Site) -> dict[str, object]:
     }
 
 
-def _queue_row(view: QueueView, oldest: float | None, ended: Finished) -> dict[str, Any]:
+def _queue_row(view: QueueView, oldest: OldestQueued | None, ended: Finished) -> dict[str, Any]:
     waiting = {state: view.counts[state] for state in _IN_ORDER if view.counts.get(state)}
     return {
         "id": f"queue-{view.name}",
@@ -216,6 +227,7 @@ def _queue_row(view: QueueView, oldest: float | None, ended: Finished) -> dict[s
         "waiting": waiting,
         "opens": view.opens_at if waiting.get(State.QUEUED) else None,
         "oldest": oldest,
+        "why": why_queued(view),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from bgd.core.filters import FILTERS, STATE_NAMES, Filter, but_notifications
 from bgd.core.job import JobId, State
 from bgd.core.spec import MAX_FILTER, NOTIFICATION_QUEUE
+from bgd.daemon.explaining import with_reasons
 from bgd.daemon.queue_controls import known_queues
 from bgd.daemon.storage import lists, read
 from bgd.daemon.storage.store import StoreReader
@@ -135,7 +136,8 @@ async def _batches(site: Site, job_ids: list[JobId], wanted: Filter) -> AsyncGen
     """Yield these jobs, a few at a time: each may have a million bytes of arguments."""
     while job_ids:
         views, job_ids = await site.store.search(read.next_views, job_ids)
-        yield [view for view in views if view.state in wanted.states]  # some may have changed meanwhile
+        views = [view for view in views if view.state in wanted.states]  # some may have changed meanwhile
+        yield with_reasons(views, site.supervisor)
 
 
 async def _list_as_json(site: Site, query: ListQuery) -> AsyncGenerator[bytes, None]:

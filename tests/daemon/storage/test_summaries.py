@@ -11,7 +11,7 @@ from bgd.core.schedules import Occurrence
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
-from bgd.daemon.storage.summaries import Run, UsualTimes
+from bgd.daemon.storage.summaries import OldestQueued, Run, UsualTimes
 from bgd.facts import facts_of
 from bgd.formatting import is_slow
 from bgd.wire.views import JobError
@@ -278,7 +278,10 @@ async def test_the_oldest_queued_job_of_each_queue_is_found(store):
     )
     await move(store, 1, State.SUCCEEDED, queue="mail")
 
-    assert await store.search(summaries.oldest_queued) == {"mail": NOW.wall - 8, "default": NOW.wall - 6}
+    assert await store.search(summaries.oldest_queued) == {
+        "mail": OldestQueued(2, NOW.wall - 8),
+        "default": OldestQueued(4, NOW.wall - 6),
+    }
 
 
 # --- how long they will likely take

@@ -133,9 +133,10 @@ def test_the_holders_stand_behind_what_they_hold_back():
 
     text = render_part("why.html", {"reasons": reasons, "likely_start": None, "run": None})
 
+    assert 'behind job <a href="/job-logs/9">9</a>, which' in text
     assert " ".join(html.unescape(re.sub("<[^>]*>", "", text)).split()) == (
         "Waits for limit is taken, x: 1 of 1 is taken by job 481, and 39 jobs are before it,"
-        " then for its turn: 2 jobs are before it; job 9 is next and needs 3 slots, held by jobs 4, 5"
+        " then behind job 9, which needs 3 slots; 2 are taken by jobs 4, 5, and 2 jobs are before it"
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
-from tests.support import DEADLINE, wait_until
+from tests.support import DEADLINE, serving, wait_until
 
 MILLISECONDS = 1000 * DEADLINE
 
@@ -333,3 +335,41 @@ def test_the_list_is_filtered_and_paged_without_javascript(chrome, browser, jobs
     tab.click("text=← Newer")
     assert tab.locator("#ordered tr").get_attribute("id") == f"job-{jobs['killed']}"
     context.close()
+
+
+def test_rows_say_why_a_queued_job_waits_in_the_words_of_explain():
+    with serving("[daemon]\nslots = 3\n[queues.mail]\nslots = 1\n", {}) as daemon, daemon.client() as client:
+        running = [client.submit(["sleep", "1000"], queue=queue) for queue in ("default", "mail")]
+        wait_until(lambda: all(client.job(job.id).state == "running" for job in running))
+        wide = client.submit(["true"], slots=3)
+        small, letter = client.submit(["true"]), client.submit(["true"], queue="mail")
+        browser = Browser(daemon).log_in()
+        behind = f"behind job {wide.id}, which needs 3 slots; 2 are taken"
+        expected = {
+            wide.id: "for 3 of 3 slots: 2 are taken",
+            small.id: behind,
+            letter.id: f"for a slot of queue mail: 1 of 1 is taken, then {behind}",
+            **{job.id: None for job in running},
+        }
+
+        listed = json.loads(daemon.bgctl("list", "--json").stdout)
+        queues = {each["name"]: each["why_waiting"] for each in browser.json("/job-logs/queues")["queues"]}
+        page = browser.get("/job-logs?q=state:queued").text
+        table = daemon.bgctl("--color", "always", "list", env={"COLUMNS": "160"}).stdout
+
+        assert {job["id"]: job["why_waiting"] for job in listed} == expected
+        assert {job["id"]: job["why_waiting"] for job in browser.json("/job-logs")} == expected
+        assert queues == {"default": expected[wide.id], "mail": expected[letter.id]}
+        assert json.loads(daemon.bgctl("explain", "--json", str(small.id)).stdout)["why_waiting"] == behind
+        for words in filter(None, expected.values()):
+            assert f'<span class="outcome" title="{words}">{words}</span>' in page
+        assert [words for words in expected.values() if words and words[:50] not in table] == []
+        assert daemon.bgctl("queue").stdout.splitlines()[-3:] == [
+            "QUEUE    QUEUED JOBS WAIT",
+            f"default  {expected[wide.id]}",
+            f"mail     {expected[letter.id]}",
+        ]
+        assert behind in browser.get("/job-logs/queues").text
+        client.cancel([wide.id])
+        wait_until(lambda: client.job(small.id).state == "succeeded")
+        assert "behind job" not in browser.get("/job-logs?q=state:queued").text
