@@ -37,7 +37,8 @@ STATE_NAMES = (*map(str, State), SUSPENDED)
 class Filter(Struct, frozen=True, kw_only=True):
     """Which jobs are wanted: those that have all that is not None or empty.
 
-    * `suspended`: of the running ones, only those that are suspended, or only the others.
+    * `suspended`: of the running ones, only those that are suspended, or only the others. `may_continue`: of
+      all, only those that are, or that were when their attempt ended.
     * `name`: a shell's pattern for the whole name. `name_parts`: each stands in the name.
       `has_name`: whether it has one.
     * `target`: a pattern for the target of a class job, in which `:` and `.` are alike; without the method it
@@ -57,6 +58,7 @@ class Filter(Struct, frozen=True, kw_only=True):
 
     states: tuple[State, ...] = ALL_STATES
     suspended: bool | None = None
+    may_continue: bool | None = None
     queue: str | None = None
     name: str | None = None
     has_name: bool | None = None
@@ -84,7 +86,7 @@ class Filter(Struct, frozen=True, kw_only=True):
     def has(self, job: Job) -> bool:
         """Tell whether a job that was selected is still in one of the wanted states."""
         is_other = job.state is State.RUNNING and self.suspended not in {None, job.suspended}
-        return job.state in self.states and not is_other
+        return job.state in self.states and not is_other and self.may_continue in {None, job.suspended}
 
 
 def both(one: Filter, other: Filter) -> Filter:

@@ -29,6 +29,7 @@ class State(StrEnum):
 WAITING = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED})  # may be held and edited
 CANCELLED_BEFORE_START = "cancelled before it started"  # the reason of a job none of whose attempts has begun
 ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
+MAY_BE_SUSPENDED = ACTIVE | {State.HELD}
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
 
 
@@ -213,7 +214,7 @@ class Job(Struct, frozen=True, gc=False):
     due: float | None = None  # on the elapsed clock, while it waits and a delay is not over
     making_way: bool = False  # stopping to run again later, not to be cancelled
     conditions: Conditions = NO_CONDITIONS
-    suspended: bool = False  # running, but its processes are stopped
+    suspended: bool = False  # its processes are stopped; held: they were when its attempt ended
 
 
 class Now(Struct, frozen=True):
@@ -316,19 +317,22 @@ VERBS: dict[str, Verb] = {
         done="suspended",
         states=_RUNNING,
         refusal="only a running job can be suspended",
+        done_before=_HELD,
         suspended=False,
         tells_state=False,
         is_repeatable=True,
         help=(
             "Stop the processes of running jobs until `bgctl continue`.\n\n"
-            "They keep their slots, and their time limits pause."
+            "They keep their slots, and their time limits pause. If an attempt ends all the same, and the job"
+            " would run again, it is held until `bgctl continue`."
         ),
         examples=("bgctl suspend 12", "bgctl suspend --queue render --yes"),
     ),
     "continue": Verb(
         done="continued",
-        states=_RUNNING,
-        refusal="only a running job can be continued",
+        states=_RUNNING | _HELD,
+        refusal="only a running or suspended job can be continued (release lets a held one start)",
+        done_before=WAITING - _HELD,
         suspended=True,
         tells_state=False,
         is_repeatable=True,

@@ -16,6 +16,7 @@ from bgd.core.job import (
     ACTIVE,
     CANCELLED_BEFORE_START,
     FINAL,
+    MAY_BE_SUSPENDED,
     MOVES,
     UNSEEN,
     WAITING,
@@ -40,6 +41,7 @@ AFTER_NEW = -1  # priority of a retried notification: new ones for its target co
 
 EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_NEXT_ATTEMPT = "cancelled before it ran again"
+SUSPENDED_AT_END = "it was suspended when its attempt ended"
 SKIPPED = "skipped: "
 REASONS_OF_CANCEL = frozenset({None, CANCELLED_BEFORE_START, CANCELLED_BEFORE_NEXT_ATTEMPT})  # of `cancel`
 
@@ -433,7 +435,8 @@ class Scheduler:
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
-        job = replace(job, failures=failures, unseen=unseen, making_way=False, suspended=False)
+        was_suspended = job.suspended
+        job = replace(job, failures=failures, unseen=unseen, making_way=False)
         if move is Move.RETRY and job.conditions.target is not None:
             job = replace(job, priority=AFTER_NEW)
         due, at = wait_after(move, job, now, self._roll(), decision)
@@ -443,7 +446,9 @@ class Scheduler:
             job = conditions.with_last_retry(job, now)
             if conditions.expires_first(due, job.conditions, now):
                 move, reason, due = Move.GIVE_UP, TOO_LATE, None
-        self._move(job, move, now, reason, due=due)
+        job = self._move(job, move, now, reason, due=due)
+        if was_suspended and job.state in WAITING:
+            self._move(job, Move.HOLD, now, SUSPENDED_AT_END, suspended=True)
         self._settle(now)
         return True
 
@@ -488,6 +493,8 @@ class Scheduler:
     ) -> Job:
         """Move a job to another state, with other changes; `was_taken` as in JobTable.put."""
         new = conditions.without_met_conditions(replace(job, state=MOVES[job.state][move], **changes))
+        if new.suspended and new.state not in MAY_BE_SUSPENDED:
+            new = replace(new, suspended=False)
         save = SaveJob(new, now.wall, move, job.state, reason)
         if new.state in FINAL:
             is_key_kept = new.conditions.key_for is not None
@@ -513,7 +520,7 @@ class Scheduler:
         self._effects.append(SaveJob(job, now.wall, NOTE, job.state))
 
     def _stop(self, job: Job, now: Now, *, making_way: bool) -> Job:
-        job = self._move(job, Move.STOP, now, making_way=making_way, suspended=False)
+        job = self._move(job, Move.STOP, now, making_way=making_way, suspended=making_way and job.suspended)
         self._effects.append(CommandAttempt(job))
         return job
 

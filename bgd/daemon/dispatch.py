@@ -172,9 +172,12 @@ class Dispatcher:
         attempt = self._attempts.active.get(job_id)
         return attempt is not None and attempt.unreported_since is None and attempt.waits is None
 
-    def ask(self, job: Job) -> asyncio.Future[bool | None]:
-        """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`."""
-        return self._link.ask(self.key_of(job))
+    def ask(self, job: Job, *, settled: bool = False) -> asyncio.Future[bool | None]:
+        """Ask the launcher whether an active job's attempt has not ended; pass the answer to `refusals`.
+
+        `settled`: as in CheckAttempt.
+        """
+        return self._link.ask(self.key_of(job), settled=settled)
 
     async def refusals(self, answers: Mapping[JobId, asyncio.Future[bool | None]]) -> dict[JobId, Refused]:
         """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""

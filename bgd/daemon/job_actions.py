@@ -394,8 +394,12 @@ class JobActions:
                 for job_id, _, outcome in done
             ]
         if verb in {"suspend", "continue"}:
-            told = [job for (_, job, _), each in zip(done, results, strict=True) if job and each.state]
-            return await self._checked(results, told) if told else results
+            told = [
+                job
+                for (_, job, _), each in zip(done, results, strict=True)
+                if job and job.state is State.RUNNING and each.state
+            ]
+            return await self._checked(results, told, settled=verb == "suspend") if told else results
         if verb == "release":  # some may have started
             for index, each in enumerate(results):
                 if each.state in WAITING:
@@ -438,13 +442,20 @@ class JobActions:
                     done.append((job_id, job, outcome))
         return done
 
-    async def _checked(self, results: list[ActResult], told: list[Job]) -> list[ActResult]:
-        """Refuse commands about these jobs that the launcher has not carried out."""
+    async def _checked(self, results: list[ActResult], told: list[Job], *, settled: bool) -> list[ActResult]:
+        """Refuse commands about these jobs that the launcher has not carried out.
+
+        `settled`: wait until their processes are stopped. A job whose attempt has ended first is held if it
+        would run again.
+        """
         await self._supervisor.saved()  # which tells the launcher
         dispatcher = self._supervisor.dispatcher
-        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job) for job in told})
-        failed = {int(job_id): refusal(job_id, error) for job_id, error in refusals.items()}
-        return [failed.get(result.job, result) for result in results]
+        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job, settled=settled) for job in told})
+        other = {int(job_id): refusal(job_id, error) for job_id, error in refusals.items()}
+        for job in filter(None, map(self._supervisor.get, refusals)):
+            if job.suspended and job.state is State.HELD:
+                other[job.id] = ActResult(job.id, job.state)
+        return [other.get(result.job, result) for result in results]
 
     async def _finished(self, job_ids: Iterable[JobId]) -> dict[JobId, Job]:
         """Return those of these jobs that have finished; some may while this reads."""
@@ -461,7 +472,11 @@ class JobActions:
         return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=True), at)
 
     def continue_(self, job: Job, at: Now) -> State | Later:
-        """Continue the processes of a suspended job."""
+        """Continue the processes of a suspended job, or release it if it is held since its attempt ended."""
+        if job.state is State.HELD and not job.suspended:
+            raise Refused(f"job {job.id} is held: {VERBS['continue'].refusal}")
+        if job.state is State.HELD:
+            return self._supervisor.decide(lambda it, now: it.release(job.id, now), at)
         if job.suspended:
             return self._supervisor.decide(lambda it, _: it.set_suspended(job.id, at, suspended=False), at)
         # bgd did not stop its processes, but another program may have; running ones ignore SIGCONT

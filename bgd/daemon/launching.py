@@ -157,12 +157,12 @@ class LauncherLink:
         if self._connection is not None:
             self._connection.frames.flush()
 
-    def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
+    def ask(self, key: AttemptKey, *, settled: bool = False) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an attempt has not ended; None: no launcher is connected.
 
-        An earlier launcher cannot say, so True.
+        `settled`: as in CheckAttempt. An earlier launcher cannot say, so True.
         """
-        question = launching.CheckAttempt(key, next(self._numbers))
+        question = launching.CheckAttempt(key, next(self._numbers), settled)
         return self._ask(question, question.number, unknown=True)
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage] | None]:

@@ -63,6 +63,9 @@ class Run(Protocol):
     def steer(self, *, is_suspended: bool) -> None:
         """Stop all its processes, or continue them."""
 
+    async def settled(self) -> bool | None:
+        """Wait until `steer` has done so; return whether its first process has not ended; None: unknown."""
+
     async def ended(self) -> AttemptEnded:
         """Wait until all its processes are gone; return how it ended."""
 
@@ -90,6 +93,7 @@ class Attempt:
         problem: why its start ended.
         limit: on the run, or on what the start waits for.
         waits: why it does not run yet, if that may take longer.
+        life: the task that sees to its end; None: it has not begun.
         output: of its processes on this machine; None: none run here yet.
         log: of its output; None: nothing is written here, and earlier launchers have written `logged` bytes.
     """
@@ -118,11 +122,13 @@ class Attempt:
         self._report = report
         self._run: Run | None = None
         self.waits: Reason | None = None
+        self.life: asyncio.Task[None] | None = None
         self.output: AttemptOutput | None = None
         self.log: Log | None = None
         self.logged = 0
         self._told = StopReason.OTHER
         self._resumed: asyncio.Future[None] | None = None  # while the start waits for `resume`
+        self._starting: asyncio.Future[None] | None = None  # while its first process is being started
         self._signals: dict[int, bool] = {}  # for its start: signum -> whether it is for the whole tree
 
     @property
@@ -204,10 +210,28 @@ class Attempt:
         if self._run is not None:
             self._run.steer(is_suspended=False)
 
+    async def settled(self) -> bool | None:
+        """Wait until its processes are stopped or continued, as was last asked, or it has ended.
+
+        Return whether its first process runs or will run; None: unknown.
+        """
+        while self._starting is not None:
+            await asyncio.wait({self._starting})
+        is_alive = True if self._run is None else await self._run.settled()
+        if is_alive is False and self.life is not None:
+            await asyncio.wait({self.life})
+        return is_alive and not (self.life is not None and self.life.done())
+
     # --- its life
 
     async def live(self) -> AttemptEnded:
         """Run it; return how it ended when no process of it is left."""
+        try:
+            return await self._live()
+        finally:
+            self._note_no_start()
+
+    async def _live(self) -> AttemptEnded:
         try:
             what = f"job {self.launch.key.job} cannot start yet"
             run = await self._context.retry(what, self._start_run, self.stop_asked, self.wait_to_start)
@@ -237,6 +261,13 @@ class Attempt:
             self.signal(signum, whole_tree=whole_tree)
         if self.reason is not None:
             run.stop(self.grace, self._told)
+        self._note_no_start()
+
+    def _note_no_start(self) -> None:
+        """Record that its first process is not being started."""
+        if self._starting is not None:
+            settle(self._starting)
+            self._starting = None
 
     def abandon(self, problem: str) -> AttemptEnded:
         """Kill its processes after an error in the launcher; return an end with outcome `unknown`."""
@@ -302,9 +333,12 @@ class Attempt:
 
     async def may_start(self) -> bool:
         """Wait while it is suspended; return False if it was stopped meanwhile."""
+        self._note_no_start()  # of an earlier try
         while self.is_suspended:
             self._resumed = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._resumed, self.stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+        if self.reason is None:
+            self._starting = asyncio.get_running_loop().create_future()
         return self.reason is None
 
     @contextmanager

@@ -126,6 +126,13 @@ class KnownAttempts:
         attempt = self.unended.get(key)
         return attempt is not None and not attempt.has_exited
 
+    async def check(self, question: launching.CheckAttempt) -> None:
+        """Answer once an attempt is stopped or continued, as was last asked, or its end is reported."""
+        attempt, asker = self.unended.get(question.key), self._channel.frames.transport
+        is_alive = attempt is not None and await attempt.settled()
+        if self._channel.frames.transport is asker:
+            self._channel.send(launching.Checked(question.number, is_alive))
+
     def measure(self) -> None:
         """Report what the attempts use; requests that come meanwhile get the same report."""
         if not self._is_measuring:
@@ -185,7 +192,7 @@ class KnownAttempts:
         return self._controllers[slurm.conf]
 
     def _begin(self, attempt: Attempt) -> None:
-        self._context.group.create_task(self._see_to_its_end(attempt))
+        attempt.life = self._context.group.create_task(self._see_to_its_end(attempt))
 
     async def _see_to_its_end(self, attempt: Attempt) -> None:
         try:

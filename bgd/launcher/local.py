@@ -260,6 +260,11 @@ class LocalRun:
         self._is_intact = self._is_intact and not is_suspended
         self._begin(self._stop_or_continue())
 
+    async def settled(self) -> bool:
+        """Wait until `steer` is done; return whether its first process has not ended."""
+        async with self._tree_lock:  # tasks get it in the order in which they were started
+            return not self.has_exited
+
     def acknowledge(self) -> None:
         """Do nothing: its end is stored nowhere else."""
 

@@ -277,6 +277,8 @@ class Supervisors:
                 self._attempts.acknowledge(message.key)
             case launching.WatchLog():
                 self._attempts.watch(message.key, on=message.on)
+            case launching.CheckAttempt(key, settled=True):
+                self._context.begin(self._attempts.check(message), f"job {key.job}")
             case launching.CheckAttempt(key, number):
                 self._channel.send(launching.Checked(number, self._attempts.is_alive(key)))
             case launching.MeasureUsage():

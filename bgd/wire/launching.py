@@ -228,10 +228,14 @@ class WatchLog(Struct, frozen=True, tag="watch"):
 
 
 class CheckAttempt(Struct, frozen=True, tag="check"):
-    """Ask whether an attempt has not ended yet; the launcher answers with Checked and this number."""
+    """Ask whether an attempt has not ended yet; the launcher answers with Checked and this number.
+
+    `settled`: if it is suspended, answer once all its processes are stopped, or its end is reported.
+    """
 
     key: AttemptKey
     number: int
+    settled: bool = False
 
 
 class MeasureUsage(Struct, frozen=True, tag="measure"):
@@ -437,10 +441,10 @@ class LogGrew(Struct, frozen=True, tag="grew"):
 
 
 class Checked(Struct, frozen=True, tag="checked"):
-    """Answer a CheckAttempt. `is_alive`: its first process runs or will run."""
+    """Answer a CheckAttempt. `is_alive`: its first process runs or will run; None: its pilot does not say."""
 
     number: int
-    is_alive: bool
+    is_alive: bool | None
 
 
 class AttemptUsage(Struct, frozen=True):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
@@ -13,7 +16,7 @@ from bgctl.exit_codes import UNREACHABLE
 from bgctl.program import run
 from bgd import Client, DaemonUnreachable, State
 from bgd.wire.replies import ActResult
-from tests.support import Daemon, seen, wait_until
+from tests.support import DEADLINE, Daemon, seen, wait_until
 
 LATER = ["--delay", "1h", "true"]
 
@@ -73,6 +76,59 @@ def test_a_suspended_job_stops_until_it_is_continued(daemon):
     assert daemon.bgctl("continue", "--state", "running").stdout == "continued 1 job\n"
     wait_until(lambda: "State:\tT" not in status.read_text())
     daemon.bgctl("cancel", job_id)
+
+
+def nobody_dies(daemon, client):
+    del daemon
+    client.submit(["sleep", "0.1"]).wait(DEADLINE)
+
+
+def launcher_dies(daemon, client):
+    del daemon
+    os.kill(client.info().launcher_pid, signal.SIGKILL)
+    client.submit(["true"]).wait(DEADLINE)
+
+
+def bgd_dies(daemon, client):
+    daemon.process.kill()
+    daemon.process.wait(DEADLINE)
+    daemon.start()
+    client.submit(["true"]).wait(DEADLINE)
+
+
+def is_suspended(client, job):
+    """Suspend a job unless no attempt of it runs just now."""
+    return client.suspend([job])[0].state is not None
+
+
+def has_grown(path, size):
+    return path.stat().st_size > size
+
+
+@pytest.mark.parametrize("happens", [nobody_dies, launcher_dies, bgd_dies])
+def test_no_attempt_of_a_suspended_job_begins_until_it_is_continued(own_daemon, happens):
+    """The attempts are so short that many end while they are being suspended."""
+    own_daemon.configure("[daemon]\nslots = 2\n")
+    own_daemon.stop()
+    own_daemon.start()
+    marks = own_daemon.folder / "marks"
+    marks.touch()
+    with own_daemon.client() as client:
+        argv = ["sh", "-c", f"echo >> {marks}; sleep 0.02; exit 1"]
+        found = set()
+        for _ in range(6):
+            job = client.submit(argv, retries=1000, retry_delay=0)
+            wait_until(partial(is_suspended, client, job))
+            begun = marks.stat().st_size
+            happens(own_daemon, client)
+            assert marks.stat().st_size == begun
+            found.add(job.refresh().state)
+            assert [each.code for each in client.continue_([job])] == [None]
+            wait_until(partial(has_grown, marks, begun))
+            client.cancel([job])
+            job.wait(DEADLINE)
+    assert found <= {State.RUNNING, State.HELD}
+    assert State.HELD in found or happens is not launcher_dies
 
 
 @pytest.mark.parametrize("name", ["USR1", "sigusr1", "10"])

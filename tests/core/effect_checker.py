@@ -13,6 +13,7 @@ from bgd.core.explain import Cause
 from bgd.core.job import (
     ACTIVE,
     FINAL,
+    MAY_BE_SUSPENDED,
     MOVES,
     UNSEEN,
     WAITING,
@@ -32,6 +33,7 @@ from bgd.core.scheduler import (
     NOTE,
     SKIPPED,
     SUBMIT,
+    SUSPENDED_AT_END,
     CommandAttempt,
     Effect,
     SaveJob,
@@ -148,7 +150,7 @@ class EffectChecker:
             priority = AFTER_NEW if makes_way else old.priority
             assert (new.queue, new.priority, new.policy) == (old.queue, priority, old.policy)
         assert new.state is State.STOPPING or not new.making_way
-        assert new.state is State.RUNNING or not new.suspended
+        assert new.state in MAY_BE_SUSPENDED or not new.suspended
 
     def _check_time(self, old: Job | None, new: Job, now: Now, asked: Request | None) -> None:
         """Compare the times of a job with its spec, or with those it had before."""
@@ -200,7 +202,7 @@ class EffectChecker:
         if old.state in FINAL:
             assert what == "revive"
         elif new.state is State.HELD:
-            assert what == "hold"
+            assert what == "hold" or (save.reason == SUSPENDED_AT_END and new.suspended)
         elif new.state is State.CANCELLED and old.state in WAITING:
             has_expired = old.conditions.expires is not None and old.conditions.expires <= now.elapsed
             assert (save.reason == EXPIRED) <= has_expired

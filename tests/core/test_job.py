@@ -34,6 +34,7 @@ def test_each_verb_applies_to_some_states_and_the_usual_ones_are_among_them():
 
 
 def test_verbs_that_act_on_a_process_need_one_and_only_finished_jobs_are_removed():
-    assert all(VERBS[name].states <= ACTIVE for name in ("suspend", "continue", "signal"))
+    assert all(VERBS[name].states <= ACTIVE for name in ("suspend", "signal"))
+    assert VERBS["continue"].states == {State.RUNNING, State.HELD}
     assert VERBS["remove"].states == VERBS["retry"].states == FINAL
     assert VERBS["retry"].usual == frozenset({State.FAILED})

@@ -7,7 +7,7 @@ import pytest
 from bgd.core.explain import Cause
 from bgd.core.job import CANCELLED_BEFORE_START, FINAL, WAITING, Conditions, Job, Outcome, RetryPolicy, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import CommandAttempt, SaveJob, StartAttempt
+from bgd.core.scheduler import SUSPENDED_AT_END, CommandAttempt, SaveJob, StartAttempt
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -17,6 +17,7 @@ from tests.core.scheduling import (
     end,
     make_scheduler,
     spec,
+    started,
     started_ids,
     submit,
 )
@@ -143,13 +144,46 @@ def test_a_suspended_job_keeps_its_slot_and_is_suspended_once():
     assert go_on == CommandAttempt(save.job)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN])
-def test_the_next_attempt_is_not_suspended(outcome):
+@pytest.mark.parametrize("outcome", [Outcome.EXIT, Outcome.UNKNOWN, Outcome.SNOOZED, Outcome.INTERRUPTED])
+def test_a_suspended_job_that_would_run_again_is_held_until_it_is_released(outcome):
     scheduler = make_scheduler()
     job_id = submit(scheduler, THREE_RETRIES)
     scheduler.set_suspended(job_id, NOW, suspended=True)
 
-    assert not end(scheduler, job_id, outcome).job.suspended
+    scheduler.take_effects()
+    scheduler.ended(job_id, 1, outcome, NOW)
+
+    save = scheduler.take_effects()[-1]
+    assert (save.job.state, save.job.suspended, save.reason) == (State.HELD, True, SUSPENDED_AT_END)
+    scheduler.advance(at(1000.0))
+    assert not started(scheduler)
+    scheduler.release(job_id, at(1000.0))
+    [(_, attempt, _)] = started(scheduler)
+    assert (attempt, scheduler.get(job_id).suspended) == (2, False)
+
+
+def test_a_suspended_job_that_makes_way_is_held():
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.set_suspended(job_id, NOW, suspended=True)
+    scheduler.requeue(job_id, NOW)
+
+    end(scheduler, job_id, Outcome.CANCELLED)
+
+    assert scheduler.get(job_id).state is State.HELD
+    scheduler.cancel(job_id, NOW)
+    *_, save = scheduler.take_effects()
+    assert (save.job.state, save.job.suspended) == (State.CANCELLED, False)
+
+
+def test_a_suspended_job_that_ends_for_good_is_not_held():
+    scheduler = make_scheduler()
+    job_id = submit(scheduler)
+    scheduler.set_suspended(job_id, NOW, suspended=True)
+
+    save = end(scheduler, job_id, Outcome.SIGNAL)
+
+    assert (save.job.state, save.job.suspended) == (State.FAILED, False)
 
 
 # --- editing -------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ class ToyRun:
     def steer(self, *, is_suspended: bool) -> None:
         self.asked.append(is_suspended)
 
+    async def settled(self) -> bool:
+        return not self._end.done()
+
     async def ended(self) -> AttemptEnded:
         return await self._end
 

@@ -15,10 +15,12 @@ from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scan, Scanner
 from bgd.launcher.tree import Tree
 from bgd.wire.launching import (
+    AttemptEnded,
     AttemptKey,
     CheckAttempt,
     Checked,
     ContinueProcesses,
+    FromLauncher,
     SignalProcesses,
     StopProcesses,
     SuspendProcesses,
@@ -106,7 +108,7 @@ def test_a_job_that_exited_while_the_launcher_was_stopped_is_not_alive_for_a_sig
         supervisor.say(CheckAttempt(key, number), SignalProcesses(key, signal.SIGTERM))
     launcher.send_signal(signal.SIGCONT)
 
-    answers: dict[int, bool] = {}
+    answers: dict[int, bool | None] = {}
     while len(answers) < 3:
         if isinstance(heard := supervisor.hear(), Checked):
             answers[heard.number] = heard.is_alive
@@ -130,6 +132,49 @@ def test_a_suspended_tree_is_stopped_until_it_is_continued(host, supervisor, tmp
     wait_until(lambda: none_stopped(pids))
     (tmp_path / "enough").touch()
     assert successor.ended(key).outcome is Outcome.SUCCEEDED
+
+
+def settled(supervisor, key, number):
+    """Ask whether an attempt is alive once it is settled; return the answer."""
+    supervisor.say(CheckAttempt(key, number, settled=True))
+    while True:
+        if isinstance(heard := supervisor.hear(), Checked):
+            assert heard.number == number
+            return heard.is_alive
+
+
+def test_a_suspension_is_confirmed_when_the_whole_tree_is_stopped(supervisor, tmp_path):
+    key, pids = start_tree(supervisor, tmp_path)
+
+    for number in range(10):
+        supervisor.say(SuspendProcesses(key))
+        assert settled(supervisor, key, number) is True
+        assert all_stopped(pids)
+        supervisor.say(ContinueProcesses(key))
+        assert settled(supervisor, key, number) is True
+        assert none_stopped(pids)
+    (tmp_path / "enough").touch()
+    assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
+    assert settled(supervisor, key, 10) is False
+
+
+def test_an_end_is_reported_before_a_suspension_is_said_to_come_too_late(supervisor):
+    """Each attempt is suspended about when it ends: either it is stopped, or its end is known."""
+    stopped = []
+    for number in range(20):
+        key = supervisor.launch("sh", "-c", f"sleep 0.0{number % 4}")
+        supervisor.started(key)
+        supervisor.say(SuspendProcesses(key), CheckAttempt(key, number, settled=True))
+        heard: list[FromLauncher | None] = []
+        while not (heard and isinstance(heard[-1], Checked)):
+            heard.append(supervisor.hear())
+        if heard[-1].is_alive:
+            stopped.append(key)
+        else:
+            assert any(isinstance(each, AttemptEnded) and each.key == key for each in heard)
+    for key in stopped:
+        supervisor.say(ContinueProcesses(key))
+        assert supervisor.ended(key).outcome is Outcome.SUCCEEDED
 
 
 def test_a_job_that_keeps_forking_is_suspended_to_the_last_process(supervisor, tmp_path):

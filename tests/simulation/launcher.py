@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
+from math import inf
 from signal import SIGCONT
 
 from msgspec import Struct
@@ -50,18 +52,26 @@ QUEUES = ("queue-0", "queue-1")  # the queues with a limit
 MAX_QUEUE_SLOTS = 2
 GPUS = ("0", "1")
 NO_PROGRAM = "/missing"
+SETTLING = 0.004  # seconds until processes are stopped, or some more
 KILLED = 255  # in place of an exit code: the job ends by a signal
 
 
 class RunningAttempt(Struct):
-    """An attempt that runs; `left`: seconds to its end when it was last started, suspended or continued."""
+    """An attempt that runs; `left`: seconds to its end when it was last started, suspended or continued.
+
+    `suspended`: it is to be; `is_frozen`: its processes are. `began`, `frozen_at`: when it started, and when
+    its processes last were stopped, by the event queue.
+    """
 
     launch: Launch
     started_at: float
     left: float
     since: float
+    began: float
     end: QueuedEvent | None = None
     suspended: bool = False
+    is_frozen: bool = False
+    frozen_at: float = -inf
     stopped: bool = False
 
 
@@ -125,6 +135,11 @@ class SimulatedLauncher:
         """Return whether each job that has not ended is suspended."""
         return {key.job: run.suspended for key, run in self._journal.runs.items()}
 
+    def runs_since(self, job: int, since: float) -> bool:
+        """Return whether an attempt has run all the time since then."""
+        runs = [run for key, run in self._journal.runs.items() if key.job == job and run.began <= since]
+        return any(not (run.is_frozen or run.stopped) and run.frozen_at < since for run in runs)
+
     # --- start ------------------------------------------------------------------------------------------
 
     def _take_over(self, instance: str) -> None:
@@ -160,7 +175,7 @@ class SimulatedLauncher:
 
     # --- attempts ---------------------------------------------------------------------------------------
 
-    def _obey(self, message: ToLauncher) -> None:
+    def _obey(self, message: ToLauncher) -> None:  # noqa: C901 - a flat list of cases
         match message:
             case Launch():
                 self._pass(message.position)
@@ -175,6 +190,8 @@ class SimulatedLauncher:
                 self._continue(self._journal.runs[key])
             case MeasureUsage():
                 self._say(Measured([]))
+            case CheckAttempt(key, settled=True) if self._is_being_stopped(key) and self._supervisor:
+                self._event_queue.after(SETTLING, partial(self.receive, message, self._supervisor))
             case CheckAttempt(key, number):
                 self._say(Checked(number, key in self._journal.runs))
             case Acknowledge(key, position):
@@ -233,7 +250,8 @@ class SimulatedLauncher:
             self._finish(key, Outcome.NOT_STARTED, None, None)
             return
         now = self._event_queue.now()
-        run = runs[key] = RunningAttempt(launch, now.wall, float(seconds), self._event_queue.time)
+        since = self._event_queue.time
+        run = runs[key] = RunningAttempt(launch, now.wall, float(seconds), since, since)
         self._say(AttemptStarted(key, 1, run.started_at))
         self._run(run)
 
@@ -242,7 +260,7 @@ class SimulatedLauncher:
         if run.stopped:
             return
         run.stopped = True
-        run.suspended = False
+        run.suspended = run.is_frozen = False
         if self._dice.random() < 0.2:
             self._end_in(run, 0.0, None)
         else:
@@ -255,15 +273,27 @@ class SimulatedLauncher:
             self._end_in(run, 0.0, Outcome.SIGNAL)
 
     def _suspend(self, run: RunningAttempt) -> None:
-        if not run.suspended and not run.stopped and run.end is not None:
-            run.end.cancel()
-            run.left -= self._event_queue.time - run.since
+        """Stop its processes, which takes a moment, in which it may end."""
+        if not run.suspended and not run.stopped:
             run.suspended = True
+            self._event_queue.after(SETTLING * (run.launch.key.job % 3), partial(self._freeze, run))
+
+    def _freeze(self, run: RunningAttempt) -> None:
+        is_there = not self._is_dead and self._journal.runs.get(run.launch.key) is run
+        if is_there and run.suspended and not run.is_frozen and run.end is not None:
+            run.end.cancel()
+            run.left = max(run.left - (self._event_queue.time - run.since), 0.0)
+            run.is_frozen, run.frozen_at = True, self._event_queue.time
+
+    def _is_being_stopped(self, key: AttemptKey) -> bool:
+        run = self._journal.runs.get(key)
+        return run is not None and run.suspended and not run.is_frozen
 
     def _continue(self, run: RunningAttempt) -> None:
-        if run.suspended:
-            run.suspended = False
+        if run.is_frozen:
+            run.is_frozen, run.frozen_at = False, self._event_queue.time
             self._run(run)
+        run.suspended = False
 
     def _run(self, run: RunningAttempt) -> None:
         timeout = run.launch.timeout

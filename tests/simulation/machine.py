@@ -107,7 +107,7 @@ class Machine:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
         self.records = AttemptRecords()
-        self.stops = StopLaws()
+        self.stops = StopLaws(lambda *run: self.launcher is not None and self.launcher.runs_since(*run))
         self.disk = new_disk()
         self.boot_id = "boot-0"
         self.journal = Journal(self.boot_id)

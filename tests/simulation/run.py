@@ -163,6 +163,7 @@ class SimulationRun:
         self._machine.check_alive()
         for client in self._clients:
             client.reconnect()
+        assert not self._machine.stops.unstopped, self._machine.stops.unstopped
 
     def _come_to_rest(self) -> float:
         """Cause no more faults, release all jobs, and run until nothing happens any more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from bgd.core.job import Move, State
 from bgd.wire import requests
@@ -12,7 +12,7 @@ from bgd.wire.replies import Acted, Failed, Reply
 from bgd.wire.requests import Request
 from bgd.wire.views import EventView
 
-FREES = (requests.Release, requests.Retry)
+FREES = (requests.Release, requests.Retry, requests.Continue)
 RESUMES = (requests.Resume, requests.RemoveQueue)
 STOPPED = {State.HELD, State.CANCELLED}
 
@@ -23,11 +23,14 @@ Begin = tuple[int, str, tuple[int, int]]
 class StopLaws:
     """Watches requests and replies; the launcher asks before an attempt begins.
 
-    `begun`: all attempts that began, in order.
+    `begun`: all attempts that began, in order. `unstopped`: jobs that were said to be suspended, and run.
+    `runs_since`: returns whether an attempt of a job has run all the time since an instant.
     """
 
-    def __init__(self) -> None:
-        self._jobs: dict[int, State] = {}  # that are held or cancelled, as their clients know
+    def __init__(self, runs_since: Callable[[int, float], bool]) -> None:
+        self._runs_since = runs_since
+        self.unstopped: list[str] = []
+        self._jobs: dict[int, str] = {}  # that are held, cancelled or suspended, as their clients know
         self._queues: set[str] = set()  # that are paused, as their clients know
         self._frees: Counter[int] = Counter()  # requests that free a job and have no answer yet
         self._freed_at: defaultdict[int, float] = defaultdict(lambda: -1.0)
@@ -51,11 +54,16 @@ class StopLaws:
         elif isinstance(request, requests.Pause) and not isinstance(reply, Failed | None):
             assert request.queue is not None
             self._queues.add(request.queue)
-        elif isinstance(request, requests.Hold | requests.Cancel) and isinstance(reply, Acted):
+        elif isinstance(request, requests.Hold | requests.Cancel | requests.Suspend) and isinstance(
+            reply, Acted
+        ):
             for result in reply.results:
                 is_free = self._frees[result.job] > 0 or self._freed_at[result.job] >= asked_at
-                if result.state in STOPPED and not is_free:
-                    self._jobs[result.job] = result.state
+                is_suspended = isinstance(request, requests.Suspend) and result.state is not None
+                if (result.state in STOPPED or is_suspended) and not is_free:
+                    self._jobs[result.job] = "suspended" if is_suspended else str(result.state)
+                if is_suspended and not is_free and self._runs_since(result.job, asked_at):
+                    self.unstopped.append(f"job {result.job} was said to be suspended, and runs")
 
     def drains(self, life: int, active: Iterable[tuple[int, int]]) -> None:
         """Note that a supervisor starts nothing but these attempts any more, which it has started."""

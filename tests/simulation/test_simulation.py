@@ -20,12 +20,13 @@ from bgd.core.job import Move, State
 from bgd.core.keylimits import KeyLimits
 from bgd.core.limits import Shares, StartTimes
 from bgd.core.queues import ReadyQueues
-from bgd.core.scheduler import SaveJob, Scheduler, StartAttempt
+from bgd.core.scheduler import SUSPENDED_AT_END, SaveJob, Scheduler, StartAttempt
 from bgd.daemon import followups, schedule_clock
 from bgd.daemon.batches import BatchActions
 from bgd.daemon.dispatch import AttemptTable, Dispatcher
 from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
+from bgd.daemon.launching import LauncherLink
 from bgd.daemon.notifications import RETRIES, Notifications
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import batches as stored_batches
@@ -292,9 +293,44 @@ def start_while_bgd_exits(monkeypatch):
     )
 
 
+def suspend_often(monkeypatch):
+    monkeypatch.setattr("tests.simulation.clients.SUSPENDING_SHARE", 0.9)
+    monkeypatch.setattr("tests.simulation.run.STEPS", (60, 90))
+
+
+def answer_before_processes_are_stopped(monkeypatch):
+    ask = LauncherLink.ask
+    monkeypatch.setattr(LauncherLink, "ask", lambda self, key, **_: ask(self, key))
+
+
+def forget_suspensions_when_attempts_end(monkeypatch):
+    move = Scheduler._move
+
+    def let_retry(self, job, what, now, reason=None, **changes):
+        return job if reason == SUSPENDED_AT_END else move(self, job, what, now, reason, **changes)
+
+    suspend_often(monkeypatch)
+    monkeypatch.setattr(Scheduler, "_move", let_retry)
+
+
+def forget_suspensions_when_bgd_stops(monkeypatch):
+    stop = Scheduler._stop
+
+    def forget(self, job, now, *, making_way):
+        return stop(self, replace(job, suspended=False), now, making_way=making_way)
+
+    suspend_often(monkeypatch)
+    monkeypatch.setattr("tests.simulation.run.FAULT", 0.3)
+    monkeypatch.setattr("tests.simulation.run.FAULTS", {Machine.shut_down: 1})
+    monkeypatch.setattr(Scheduler, "_stop", forget)
+
+
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
+        (answer_before_processes_are_stopped, "was said to be suspended, and runs"),
+        (forget_suspensions_when_attempts_end, "begins after its job was suspended"),
+        (forget_suspensions_when_bgd_stops, "begins after its job was suspended"),
         (confirm_pauses_before_what_started_has_begun, "begins in the paused"),
         (begin_during_a_pause_what_no_launcher_has_begun, "begins in the paused"),
         (launch_upside_down, "begins before one that started earlier"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,26 @@ def test_what_a_job_leaves_behind_is_ended(run):
 
     assert job.state is State.SUCCEEDED
     assert "sleep (pid " in job.attempts()[0].leftovers
+
+
+def has_grown(path: Path, size: int) -> bool:
+    return path.stat().st_size > size
+
+
+def test_nothing_of_a_job_runs_any_more_when_its_suspension_is_confirmed(client, run, daemon):
+    marks = daemon.folder / "marks"
+    marks.unlink(missing_ok=True)
+    job = run(f"while :; do echo >> {marks}; done")
+    wait_until(marks.exists)
+
+    for _ in range(5):
+        assert [each.code for each in client.suspend([job])] == [None]
+        stopped_at = marks.stat().st_size
+        client.submit(["sleep", "0.1"], executor="local").wait(DEADLINE)
+        assert marks.stat().st_size == stopped_at
+        client.continue_([job])
+        wait_until(partial(has_grown, marks, stopped_at))
+    client.cancel([job])
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ def selected_by(where: Selection, verb: Verb, now: float) -> Filter:
     suspended = wanted.suspended if where.suspended is None else where.suspended
     if verb.suspended is not None and suspended is not None and verb.suspended != suspended:
         states -= {State.RUNNING}
+    if verb.suspended:  # also the held ones that were
+        states = verb.states if suspended else states
+        return but_notifications(replace(wanted, states=tuple(states), suspended=None, may_continue=True))
     suspended = suspended if verb.suspended is None else verb.suspended
     return but_notifications(replace(wanted, states=tuple(states), suspended=suspended))
 
@@ -380,6 +383,7 @@ _CONDITIONS = {  # in SQL, by the field of Filter, for each of its values
     "queue": "queue = {}",
     "uid": "uid = {}",
     "suspended": "(state <> 'running' OR suspended = {})",
+    "may_continue": "suspended = {}",
     "name": "name GLOB {}",
     "has_name": "(name IS NOT NULL) = {}",
     "name_parts": "instr(lower(name), {})",

@@ -128,6 +128,7 @@ def _view(row: sqlite3.Row) -> JobView:
         **dict(zip(_COLUMNS_OF_VIEW, _of_row(row), strict=True)),
         "kind": "class" if spec.argv is None else "command",
         "user": user_name(row["uid"]),
+        "suspended": row["suspended"] and row["state"] == State.RUNNING,
         "due_at": _due_at(row),
         "retry_on": policy.retry_on,
         "no_retry_on": policy.no_retry_on,
@@ -147,7 +148,7 @@ def _view(row: sqlite3.Row) -> JobView:
 # What a JobView has from columns, and not from the spec as it was submitted
 _COLUMNS_OF_VIEW = (
     *("id", "name", "state", "outcome", "exit_code", "signal", "reason", "queue", "priority", "attempt"),
-    *("created_at", "started_at", "finished_at", "slots", "suspended", "snoozes"),
+    *("created_at", "started_at", "finished_at", "slots", "snoozes"),
 )
 _of_row = itemgetter(*_COLUMNS_OF_VIEW)
 
@@ -452,7 +453,7 @@ _AWAITED = "wall_due, expires_elapsed, waits"
 _FINISHED = f"SELECT state, {_COLUMNS}, {_AWAITED} FROM jobs WHERE id IN"  # noqa: S608 (constants)
 
 _PAGE_OF = "WHERE jobs.state = ? AND jobs.id > ? ORDER BY jobs.id LIMIT ?"
-_WAITING = f"SELECT {_COLUMNS}, {_AWAITED} FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)
+_WAITING = f"SELECT {_COLUMNS}, {_AWAITED}, making_way, suspended FROM jobs {_PAGE_OF}"  # noqa: S608 (constants)
 _ACTIVE = f"""
     SELECT slot, launcher, tokens, {_COLUMNS}, {_AWAITED}, making_way, suspended
     FROM jobs LEFT JOIN attempts ON attempts.job = jobs.id AND attempts.attempt = jobs.attempt {_PAGE_OF}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING
 
 from bgd.errors import ProtocolError
@@ -12,7 +13,7 @@ from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader
-from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptUsage, ToLauncher, encode
+from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptKey, AttemptUsage, ToLauncher, encode
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
@@ -31,6 +32,8 @@ class PilotConnection(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.protocol = launching.OLDEST_LAUNCHING_PROTOCOL  # of the pilot
         self._usage: asyncio.Future[list[AttemptUsage]] | None = None  # that it was asked for
+        self._questions: dict[int, asyncio.Future[bool | None]] = {}  # about attempts
+        self._numbers = count()
         self._pilot = pilot
         self._context = context
         self._frames = FrameReader(MAX_LAUNCHING_FRAME)
@@ -64,6 +67,25 @@ class PilotConnection(asyncio.Protocol):
         """Deliver its answer."""
         if self._usage is not None and not self._usage.done():
             self._usage.set_result(usages)
+
+    def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
+        """Ask whether an attempt has not ended, once it is settled; None: the connection is lost.
+
+        An earlier pilot cannot say, so True.
+        """
+        question = launching.CheckAttempt(key, next(self._numbers), settled=True)
+        answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        if launching.protocol_of(question) <= self.protocol:
+            self._questions[question.number] = answer
+            self.send(question)
+        else:
+            answer.set_result(True)
+        return answer
+
+    def take_answer(self, number: int, is_alive: bool | None) -> None:  # noqa: FBT001 - as it came
+        """Deliver its answer."""
+        if (answer := self._questions.pop(number, None)) is not None and not answer.done():
+            answer.set_result(is_alive)
 
     def drop(self) -> None:
         """Close it at once."""
@@ -101,4 +123,6 @@ class PilotConnection(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.take_usage([])
+        for number in list(self._questions):
+            self.take_answer(number, None)
         self.lost.set()

@@ -160,6 +160,11 @@ class Pilot:
         connection = self._connection
         return connection.ask_usage() if connection is not None and connection.is_ready else None
 
+    def ask(self, key: AttemptKey) -> asyncio.Future[bool | None] | None:
+        """Ask whether an attempt has not ended, once it is settled; return None without a connection."""
+        connection = self._connection
+        return connection.ask(key) if connection is not None and connection.is_ready else None
+
     def _repeat(self, attempt: PilotRun) -> None:
         if self._connection is not None and self._connection.is_ready and self.node is not None:
             for message in attempt.messages(self._variables(self.node)):
@@ -169,9 +174,9 @@ class Pilot:
         """Return the variables of Slurm for an attempt: its node, or its whole allocation."""
         return {"SLURMD_NODENAME": node.name} if self.own is None else node.variables
 
-    def signal_steps(self, signum: int) -> None:
+    def signal_steps(self, signum: int) -> asyncio.Task[None]:
         """Signal the tasks that an attempt with nodes of its own has started with srun."""
-        self._pool.begin(self._controller.signal_steps(self.name, signum, _RELAY))
+        return self._pool.begin(self._controller.signal_steps(self.name, signum, _RELAY))
 
     # --- its life
 
@@ -483,8 +488,10 @@ class Pilot:
                 self._note_end(message)
             case launching.Measured(usages):
                 connection.take_usage(usages)
-            case launching.LogGrew() | launching.Checked():
-                pass  # pilots send no such messages: they send the output itself
+            case launching.Checked(number, is_alive):
+                connection.take_answer(number, is_alive)
+            case launching.LogGrew():
+                pass  # pilots send no such message: they send the output itself
 
     def _begin_work(self) -> None:
         """Repeat requests to its attempts, and accept new ones, unless it only answers."""

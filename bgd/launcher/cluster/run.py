@@ -51,6 +51,7 @@ class PilotRun:
         self._stop: launching.StopProcesses | None = None  # that it was asked for
         self._stop_by = math.inf  # when its end is overdue, on the elapsed clock
         self._signals: list[launching.SignalProcesses] = []  # that could not be sent yet
+        self._steps: asyncio.Task[None] | None = None  # which stops or continues those on other nodes
 
     @property
     def node(self) -> str | None:
@@ -111,11 +112,23 @@ class PilotRun:
         if self._pilot is not None:
             self._pilot.send(self._steering)
             if self.launch.slurm is not None and (self.launch.slurm.nodes or 1) > 1:
-                self._pilot.signal_steps(signal.SIGSTOP if is_suspended else signal.SIGCONT)
+                signum = signal.SIGSTOP if is_suspended else signal.SIGCONT
+                self._steps = self._pilot.signal_steps(signum)
         if self._record is not None:
             self._record = self._context.journal.note_suspension(self._record, suspended=is_suspended)
             key = self.launch.key
             self._context.begin(self._context.journal.make_durable(key), f"the journal of job {key.job}")
+
+    async def settled(self) -> bool | None:
+        """Wait until its pilot has stopped or continued its processes; None: it does not say."""
+        if self._pilot is None:
+            return not self.is_over
+        if (answer := self._pilot.ask(self.launch.key)) is None:
+            return None
+        if self._steps is not None:
+            await asyncio.wait({self._steps})
+        await asyncio.wait({answer})
+        return answer.result()
 
     @property
     def is_suspended(self) -> bool:

@@ -176,6 +176,20 @@ def test_it_begins_when_continued_if_it_is_suspended_right_after_the_launch(ever
     assert every.supervisor.ended(launch.key).result == b'{"ok":5}'
 
 
+def test_its_suspension_is_confirmed_when_it_is_stopped(every, tmp_path, told):
+    every.run("job:ok")
+    key = every.launch("job:stay", str(tmp_path))
+    pids = told()
+
+    every.supervisor.say(SuspendProcesses(key), CheckAttempt(key, 7, settled=True))
+    while not isinstance(heard := every.supervisor.hear(), Checked):
+        pass
+    assert heard.is_alive
+    assert all(map(is_stopped, pids))
+    every.supervisor.say(StopProcesses(key, 0.0))
+    every.supervisor.ended(key)
+
+
 def test_it_stays_suspended_if_it_was_continued_and_then_suspended_while_it_started(forked, tmp_path):
     forked.run("job:ok")
     (worker,) = forked.workers()
@@ -239,7 +253,7 @@ def test_a_forked_job_that_exited_while_the_launcher_was_stopped_is_not_alive(fo
     forked.supervisor.say(CheckAttempt(key, 2))
     launcher.send_signal(signal.SIGCONT)
 
-    answers: dict[int, bool] = {}
+    answers: dict[int, bool | None] = {}
     while len(answers) < 2:
         if isinstance(heard := forked.supervisor.hear(), Checked):
             answers[heard.number] = heard.is_alive
