@@ -26,7 +26,7 @@ from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
 from bgd.wire import class_jobs, launching
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, ToLauncher, WatchLog
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, NotStarted, ToLauncher, WatchLog
 from bgd.wire.limits import NO_LIMITS, problem_with_limits
 from bgd.wire.views import JobError, JobUsage
 
@@ -379,9 +379,11 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
     report = class_jobs.AttemptReport(ended.outcome)
     if ended.result is not None:  # only class jobs have a result file
         report = class_jobs.read_result(ended.result, ended.outcome)
-    error = report.error
-    if error is None and ended.problem is not None:
-        error = JobError(type=report.outcome.value, message=ended.problem)
+    error, decision = report.error, report.decision
+    if ended.problem is not None:
+        error = error or JobError(type=report.outcome.value, message=ended.problem)
+        if ended.problem.startswith(NotStarted.NO_PRELOAD):
+            decision = Decision(NextStep.FAIL)
     return AttemptEnd(
         job=JobId(ended.key.job),
         attempt=ended.key.attempt,
@@ -389,7 +391,7 @@ def reported_end(ended: AttemptEnded) -> AttemptEnd:
         log_kept=ended.log_bytes,
         error=error,
         result=report.value,
-        decision=report.decision,
+        decision=decision,
         lineage=report.lineage,
         **dict(zip(_AS_REPORTED, _as_reported(ended), strict=True)),
     )

@@ -422,6 +422,7 @@ class NotStarted(StrEnum):
     TOO_LONG = "argument list too long"
     NO_INPUT = "no input"  # the file for its standard input cannot be opened
     NO_LIMIT = "cannot be limited"  # this launcher cannot set the limits
+    NO_PRELOAD = "preload failed"  # for a reason that another attempt would meet too
     OTHER = "cannot start"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from .process import exit_if_forked
@@ -32,7 +33,7 @@ def resolve(
     """
     if name.startswith("_") or (method or "").startswith("_"):
         raise Refusal(f"{name}.{method}: names that begin with an underscore are private")
-    found = _attribute(module, name)
+    found = attribute(module, name)
     if isinstance(found, type):
         if method is None:
             raise Refusal(f"{module}:{name} is a class: name a method too, as {module}:{name}.METHOD")
@@ -59,11 +60,11 @@ def _task_of_django(found: Any) -> Any:
 
 
 def call(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> object:
-    """Call a function; do not retry if the arguments do not fit it."""
+    """Call a function or class; do not retry if the arguments do not fit it."""
     try:
         return function(*args, **kwargs)
     except TypeError as error:
-        if not _takes(function, args, kwargs):
+        if not _has_run(function, error) and not _takes(function, args, kwargs):
             without_retry(error)
         raise
 
@@ -79,6 +80,12 @@ def with_cause(function: Callable[..., object], kwargs: dict[str, Any]) -> dict[
 
 
 _CAUSE = ("cause_id", "cause_name", "cause_outcome", "cause_error", "cause_output")
+
+
+def _has_run(function: Callable[..., object], error: Exception) -> bool:
+    """Return whether the function itself was running: its decorators may have added to the arguments."""
+    code = getattr(_unwrapped(function, "it"), "__code__", None)
+    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _takes(function: Callable[..., object], args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
@@ -99,15 +106,20 @@ def without_retry(error: Exception) -> Exception:
     return error
 
 
-def _attribute(module: str, name: str) -> object:
+def attribute(module: str, name: str) -> object:
+    """Import a module and return what it defines under a name; do not retry if either is not there.
+
+    Raises:
+        Exception: as `resolve`.
+    """
     if module == "__main__":
         raise Refusal("__main__ is the worker program, not a module of the job")
     try:
         __import__(module)
-    except ModuleNotFoundError as error:
-        error.msg = f"{error}{_where_it_was_searched(module, error.name or '')}"
-        if f"{module}.".startswith(f"{error.name}."):  # not one that the module needs
-            without_retry(error)
+    except LASTING_ERRORS as error:
+        if isinstance(error, ModuleNotFoundError):
+            error.msg = f"{error}{_where_it_was_searched(module, error.name or '')}"
+        without_retry(error)
         raise
     exit_if_forked(0)
     try:
@@ -115,6 +127,9 @@ def _attribute(module: str, name: str) -> object:
     except AttributeError:
         nearest = _nearest(name, sys.modules[module])
         raise without_retry(AttributeError(f"module {module!r} has no {name!r}{nearest}")) from None
+
+
+LASTING_ERRORS = (ImportError, SyntaxError)  # of an import: the next attempt would find the same code
 
 
 def _where_it_was_searched(module: str, missing: str) -> str:
@@ -156,7 +171,7 @@ def _method(owner: type, module: str, method: str, allowed: Sequence[str] | None
     # bind the checked object itself: a lookup by name on an instance might find another one
     bind = getattr(type(definition), "__get__", None)
     bound: Callable[..., object] = (
-        bind(definition, None if is_of_class else owner(), owner) if bind else function
+        bind(definition, None if is_of_class else call(owner, (), {}), owner) if bind else function
     )
     return bound
 

@@ -8,7 +8,7 @@ import sys
 import traceback  # imported here, before the job's own folders come first on sys.path
 from types import TracebackType
 
-from .callables import Refusal, call, resolve, with_cause, without_retry
+from .callables import Refusal, attribute, call, resolve, with_cause, without_retry
 from .process import exit_if_forked, flush, log, redirect_to_null
 from .stopping import NO_REASON, StopHandler, dump_on_signal
 
@@ -152,12 +152,10 @@ def _around(job: dict[str, Any]) -> AbstractContextManager[object]:
     import bgd_job  # noqa: PLC0415 - only jobs with such a context manager need it
 
     module, _, name = job["around"].partition(":")
-    __import__(module)
     method = f".{job['method']}" if job["method"] else ""
-    made: AbstractContextManager[object] = getattr(sys.modules[module], name)(
-        bgd_job.current(), f"{job['module']}:{job['name']}{method}"
-    )
-    return made
+    function: Any = attribute(module, name)
+    made: Any = call(function, (bgd_job.current(), f"{job['module']}:{job['name']}{method}"), {})
+    return made  # type: ignore[no-any-return]
 
 
 def _value(function: Callable[..., object], given: dict[str, Any], stop: Any) -> object:

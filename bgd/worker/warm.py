@@ -3,9 +3,10 @@
 The launcher is at the other end of the channel, whose descriptor is the only argument. It first sends the
 imports: {"protocol", "path", "preload"}. If the worker is to run the jobs in its own process, there is also
 "recycle", and a descriptor of memory to share. The worker sends {"importing": MODULE} before each import.
-Then it sends {"ready": PID, "unfit": "why it must not fork" | null}; or {"failed": "why"}, and exits; or
-{"ready", "skew"} if it speaks another protocol. All further messages are about jobs: see forking.py and
-reusing.py. The worker ends when the launcher ends or closes the channel.
+Then it sends {"ready": PID, "unfit": "why it must not fork" | null}; or {"failed": "why", "is_lasting": would
+the next worker fail, too}, and exits; or {"ready", "skew"} if it speaks another protocol. All further
+messages are about jobs: see forking.py and reusing.py. The worker ends when the launcher ends or closes the
+channel.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 
+from .callables import LASTING_ERRORS
 from .channel import PROTOCOL, LauncherChannel, SharedMemory
 from .forking import avoid_gaps, collapse_huge_pages, fork_hazards, serve_by_forks
 from .job import error_line
@@ -69,6 +71,7 @@ def _imported(modules: list[str], channel: LauncherChannel) -> bool:
             __import__(module)
         except BaseException as error:  # noqa: BLE001 - SystemExit too: the exit alone would say less
             log_traceback(error)
-            channel.send(failed=f"{module} cannot be imported: {error_line(error)}")
+            words = f"{module} cannot be imported: {error_line(error)}"
+            channel.send(failed=words, is_lasting=isinstance(error, LASTING_ERRORS))
             return False
     return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bgd.core.job import Job, JobId, Outcome, RetryPolicy, State
+import pytest
+
+from bgd.core.job import Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.daemon.dispatch import reported_end, unreported_end
 from bgd.wire.launching import AttemptEnded, AttemptKey
 from bgd.wire.views import JobError
@@ -42,6 +44,17 @@ def test_class_job_that_was_stopped_keeps_the_outcome_of_the_launcher():
 def test_reason_for_not_starting_becomes_the_error_of_the_attempt():
     got = ended(Outcome.NOT_STARTED, problem="program not found: nope")
     assert got.error == JobError("not_started", "program not found: nope")
+
+
+@pytest.mark.parametrize(
+    ("problem", "decision"),
+    [
+        ("preload failed: app cannot be imported: ImportError: x", Decision(NextStep.FAIL)),
+        ("cannot start: app cannot be imported: ValueError: x", None),
+    ],
+)
+def test_only_a_preload_that_would_fail_again_is_not_retried(problem, decision):
+    assert ended(Outcome.NOT_STARTED, problem=problem).decision == decision
 
 
 def test_unreported_end_says_why():

@@ -35,10 +35,11 @@ def broken():
     return 1 / 0
 """
 
+NEEDY = "import not_installed\ndef function(): pass\n"
 
 CONFIGURATION = """
 [security]
-allowed_classes = ["work.*"]
+allowed_classes = ["work.*", "needy.*"]
 [python]
 path = ["{folder}"]
 [retry]
@@ -46,7 +47,7 @@ delay = "1h"
 """
 
 
-pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE})
+pytestmark = pytest.mark.daemon(CONFIGURATION, {"work.py": MODULE, "needy.py": NEEDY})
 
 
 @pytest.mark.parametrize(
@@ -93,18 +94,32 @@ def test_job_that_decides_to_fail_is_not_retried(daemon):
         assert "not retried: another attempt would not help" in daemon.bgctl("show", str(job.id)).stdout
 
 
+@pytest.mark.parametrize("isolation", ["fork", "spawn", "reuse"])
 @pytest.mark.parametrize(
     ("target", "arguments", "error"),
     [
         ("work:nothing", [], "has no 'nothing'"),
         ("work:give_up", [1, 2], "takes 0 positional arguments but 2 were given"),
+        ("needy:function", [], "No module named 'not_installed', which needy needs"),
     ],
 )
-def test_call_that_cannot_succeed_is_not_retried(daemon, target, arguments, error):
+def test_call_that_cannot_succeed_is_not_retried(daemon, target, arguments, error, isolation):
     with daemon.client() as client:
-        job = client.call(target, arguments, retries=5)
+        job = client.call(target, arguments, retries=5, isolation=isolation)
 
         with pytest.raises(JobFailed, match=error):
+            job.result(DEADLINE)
+        assert job.refresh().attempt == 1
+
+
+@pytest.mark.daemon(
+    CONFIGURATION.replace("path", 'preload = ["needy"]\npath'), {"work.py": MODULE, "needy.py": NEEDY}
+)
+def test_a_job_whose_preload_cannot_be_imported_is_not_retried(own_daemon):
+    with own_daemon.client() as client:
+        job = client.call("work:value", [1], retries=5)
+
+        with pytest.raises(JobFailed, match="preload failed: needy cannot be imported: ModuleNotFoundError"):
             job.result(DEADLINE)
         assert job.refresh().attempt == 1
 

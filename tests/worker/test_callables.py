@@ -377,11 +377,46 @@ def test_a_missing_name_is_an_error_that_names_it_and_that_no_retry_mends(call, 
     assert run.code == 1
 
 
-def test_an_error_while_the_object_is_made_may_be_retried(call):
-    error = call("app.services:NeedsArguments.method").error
+def test_a_class_that_cannot_be_made_without_arguments_is_an_error_that_no_retry_mends(call):
+    error = call("app.services:NeedsArguments.method").final_error
 
     assert error["type"] == "TypeError"
     assert "missing 1 required positional argument: 'x'" in error["message"]
+
+
+@pytest.mark.parametrize("wrong", ["len(5)", "1 / 0", "import not_installed"])
+def test_an_error_while_the_object_is_made_may_be_retried(call, module, wrong):
+    module("maker", f"class Made:\n    def __init__(self):\n        {wrong}\n    def method(self): pass\n")
+
+    assert call("maker:Made.method").told.keys() == {"error"}
+
+
+ADDS_AN_ARGUMENT = """
+import functools
+
+def with_session(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function("session", *args)
+    return wrapper
+
+@with_session
+def work(session, x):
+    return len(x)
+
+class Work:
+    @with_session
+    def work(session, self, x):
+        return len(x)
+"""
+
+
+@pytest.mark.parametrize("target", ["adding:work", "adding:Work.work"])
+def test_a_type_error_in_a_function_whose_decorator_adds_arguments_may_be_retried(call, module, target):
+    module("adding", ADDS_AN_ARGUMENT)
+
+    assert call(target, [1, 2]).told == {"ok": 2}
+    assert "has no len()" in call(target, 5).error["message"]
 
 
 def test_arguments_that_do_not_fit_are_an_error_that_no_retry_mends(call, module):
@@ -407,9 +442,38 @@ def test_module_that_misses_another_is_an_error_that_names_both(call, module):
 
     run = call("needy:function")
 
-    assert run.error["type"] == "ModuleNotFoundError"
-    assert run.error["message"].startswith("No module named 'not_installed', which needy needs")
-    assert 'needy.py", line 2' in run.error["traceback"]
+    assert run.final_error["type"] == "ModuleNotFoundError"
+    assert run.final_error["message"].startswith("No module named 'not_installed', which needy needs")
+    assert 'needy.py", line 2' in run.final_error["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("from app.services import nothing", "ImportError"),
+        ("raise ImportError('no driver')", "ImportError"),
+        ("def (", "SyntaxError"),
+        ("if True:\npass", "IndentationError"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_an_error_that_no_retry_mends(call, module, source, kind):
+    module("broken", source)
+
+    assert call("broken:function").final_error["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("1 / 0", "ZeroDivisionError"),  # it might as well be a server that does not answer
+        ("def function():\n    import not_installed", "ModuleNotFoundError"),
+        ("def function():\n    exec('def (')", "SyntaxError"),
+    ],
+)
+def test_another_error_of_a_module_and_one_of_its_code_may_be_retried(call, module, source, kind):
+    module("passing", source)
+
+    assert call("passing:function").error["type"] == kind
 
 
 @pytest.mark.parametrize(

@@ -224,12 +224,6 @@ def test_module_that_fails_at_import_is_an_error(call, module):
     assert 'job.py", line 2' in ended.error["traceback"]
 
 
-def test_module_with_a_syntax_error_is_an_error(call, module):
-    module("job", "def function(:")
-
-    assert call("job:function").error["type"] == "SyntaxError"
-
-
 # --- the process ------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ class WorkerMessage(Struct, frozen=True, kw_only=True):
 
     importing: str | None = None
     failed: str | None = None
+    is_lasting: bool = False
     ready: int | None = None
     unfit: str | None = None
     skew: bool = False

@@ -177,6 +177,7 @@ class Worker:
         self._begun: dict[int, ForkedExecution | ReusedExecution] = {}
         self._doing = "started"
         self._failure: str | None = None
+        self._failure_kind = NotStarted.OTHER
 
     async def live(self, launch: Launch, warm: WarmStart) -> None:
         """Start it for an attempt; return when it has ended."""
@@ -354,6 +355,8 @@ class Worker:
             self._doing = f"imported {message.importing}"
         elif message.failed is not None:
             self._failure = message.failed
+            if message.is_lasting:
+                self._failure_kind = NotStarted.NO_PRELOAD
         elif message.ready is not None:
             self._used = message.usage or self._used
             self._settle(self._problem_with(message.ready, message))
@@ -433,7 +436,7 @@ class Worker:
         return None
 
     def _fail(self, problem: str) -> None:
-        self._settle(CannotStart(one_line(NotStarted.OTHER, problem)))
+        self._settle(CannotStart(one_line(self._failure_kind, problem)))
 
     def _settle(self, problem: Exception | None) -> None:
         if self.settled.done():

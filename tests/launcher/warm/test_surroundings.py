@@ -257,8 +257,15 @@ def test_a_context_manager_surrounds_each_job_and_its_error_is_that_of_the_job(e
     assert b"around saw what the job says" in failed.result
 
 
-def test_a_context_manager_that_does_not_exist_fails_the_job_with_its_name(every):
+def test_a_context_manager_that_does_not_exist_or_fit_fails_the_job_for_good(every):
     every.write("app_jobs", AROUND)
-    every.around = "app_jobs:missing"
+    for name, problem in (
+        ("app_jobs:missing", b"module 'app_jobs' has no 'missing'"),
+        ("nowhere:around", b"No module named 'nowhere'"),
+        ("app_jobs:look", b"takes 0 positional arguments but 2 were given"),
+    ):
+        every.around = name
+        result = every.run("app_jobs:look", env=IN_A_JOB).result
 
-    assert b"'app_jobs' has no attribute 'missing'" in every.run("app_jobs:look", env=IN_A_JOB).result
+        assert problem in result
+        assert b'"aim": "fail"' in result  # another attempt would not help

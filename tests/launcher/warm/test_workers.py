@@ -62,6 +62,7 @@ def forked(forked: Calls) -> Calls:
             "bad cannot be imported: ModuleNotFoundError: No module named 'nowhere'",
             "line 1",
         ),
+        ("def (", "bad cannot be imported: SyntaxError: invalid syntax (bad.py, line 1)", "line 1"),
         ("print('first')\nimport sys; sys.exit(3)", "bad cannot be imported: SystemExit: 3", "first"),
         ("raise MemoryError", "bad cannot be imported: MemoryError:", "MemoryError"),
         ("print('x' * 100_000); raise ValueError('y\\ny')", "bad cannot be imported: ValueError: y y", "xxx"),
@@ -76,7 +77,8 @@ def test_a_preload_that_fails_is_reported_as_such(forked, source, problem, words
 
     end = forked.run("job:parent")
 
-    assert (end.outcome, end.problem) == (Outcome.NOT_STARTED, f"cannot start: {problem}")
+    kind = "preload failed" if source in {"import nowhere", "def ("} else "cannot start"
+    assert (end.outcome, end.problem) == (Outcome.NOT_STARTED, f"{kind}: {problem}")
     assert words in forked.output(end)
     assert end.log_bytes == len(forked.output(end))
     forked.preload = []
