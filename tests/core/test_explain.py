@@ -573,6 +573,7 @@ RUNNING = [(1, 110.0), (1, 130.0)]
             130.0,
         ),  # they start at 110 and 125, the slots are free at 130 and 140
         ([turn(ahead=2)], RUNNING, None, None),
+        ([turn(ahead=0), Reason(cause=Cause.TURN, slots=8, head=9, head_wants=8)], RUNNING, 15.0, None),
         ([turn(taken=1)], RUNNING[:1], None, 100.0),
         ([turn(taken=2)], [(2, 90.0)], None, 100.0),  # longer than usual: it may end at any moment
         ([turn()], [(1, None)], 15.0, None),
