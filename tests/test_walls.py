@@ -45,8 +45,8 @@ ROOMS = {
     "bgd/wire/schedules.py": f"{PURE} hashlib msgspec bgd.core bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
     "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.descriptors bgd.errors bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles"
-    " bgd.logsearch bgd.terminal bgd.timezones bgd.wire",
+    " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles"
+    " bgd.logsearch bgd.startup bgd.terminal bgd.timezones bgd.wire",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
@@ -55,12 +55,12 @@ ROOMS = {
     "bgd/daemon/followups.py": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.daemon bgd.errors"
     " bgd.brief bgd.formatting.outcome_in_words bgd.wire.views.JobView",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.timezones bgd.daemon bgd.descriptors bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts"
+    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts"
     " bgd.startup bgd.systemd bgd.wire"
     " bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
     " bgd.core.explain.Cause bgd.core.explain.Reason"
-    " bgd.descriptors bgd.errors bgd.frames bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams"
+    " bgd.errors bgd.frames bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams"
     " bgd.systemd bgd.units bgd.wire bgd.worker.NODE",
     # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
@@ -91,9 +91,8 @@ ROOMS = {
     "bgd/logsearch.py": f"{STANDARD} msgspec bgd.escape bgd.logfiles bgd.terminal",
     "bgd/mounts.py": f"{STANDARD} bgd.wire.launching.Launch",
     "bgd/systemd.py": STANDARD,
-    "bgd/startup.py": f"{STANDARD} msgspec bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
+    "bgd/startup.py": f"{STANDARD} msgspec bgd.clock bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
     "bgd/clock.py": f"{STANDARD} bgd.core.job",
-    "bgd/descriptors.py": f"{STANDARD} bgd.clock",
     "bgd/frames.py": f"{STANDARD} bgd.wire.framing",
     "bgd/escape.py": STANDARD,
     "bgd/brief.py": f"{STANDARD} bgd.core.spec.JobSpec bgd.escape bgd.wire.views",

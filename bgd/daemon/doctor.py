@@ -31,11 +31,10 @@ from bgd.daemon.space import BALLAST_NAME, MAKE_ROOM, lacks_inodes, room_on, sho
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION, copy_name
-from bgd.descriptors import open_descriptors
 from bgd.errors import BgdError, ConfigError
 from bgd.escape import as_utf8
 from bgd.paths import obstacle_at
-from bgd.startup import check_system_calls, file_size_limit
+from bgd.startup import check_system_calls, file_size_limit, open_descriptors
 from bgd.units import format_duration, format_size
 from bgd.values import UnixAddress
 from bgd.wire.launching import LAUNCHING_PROTOCOL, ballast_on

@@ -22,8 +22,8 @@ from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
 from bgd.daemon.foreign import ForeignFolders
 from bgd.daemon.space import MAKE_ROOM
-from bgd.descriptors import open_descriptors
 from bgd.errors import NotAllowed
+from bgd.startup import open_descriptors
 from bgd.wire.replies import Checkup
 from bgd.wire.requests import GetCheckup
 from bgd.wire.views import Level

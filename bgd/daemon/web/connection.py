@@ -24,8 +24,8 @@ from bgd.daemon.web.responses import PageResponse, set_site
 from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.site import Site
-from bgd.descriptors import described
 from bgd.errors import BgdError, ConfigError
+from bgd.startup import described
 from bgd.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal, unavailable
 
