@@ -145,12 +145,12 @@ _read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
 _read_priority = whole_number_reader(Priority)
 _read_batch = text_reader(JobNumber, "the id of a batch: `bgctl batch show NAME` has it")
 NO_OUTCOME = "none"
-_OUTCOMES = (*map(str, Outcome), NO_OUTCOME)
+OUTCOMES = (*map(str, Outcome), NO_OUTCOME)
 
 
 def _read_outcome(text: str) -> str:
-    if text not in _OUTCOMES:
-        raise ValueError(f"there is no outcome {quoted(text)} ({nearest(text, _OUTCOMES)})")
+    if text not in OUTCOMES:
+        raise ValueError(f"there is no outcome {quoted(text)} ({nearest(text, OUTCOMES)})")
     return text
 
 

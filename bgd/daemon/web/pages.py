@@ -12,7 +12,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from bgd.core.filters import FILTERS, STATE_NAMES, Filter, but_notifications
+from bgd.core.filters import FILTERS, OUTCOMES, STATE_NAMES, Filter, but_notifications
 from bgd.core.job import JobId, State
 from bgd.core.spec import MAX_FILTER, NOTIFICATION_QUEUE
 from bgd.daemon.explaining import with_reasons
@@ -97,10 +97,8 @@ async def complete(site: Site, request: HttpRequest) -> PageResponse:
     beginning = beginning.removeprefix("=" if key in FILTERS and FILTERS[key].has_exact else "").removeprefix(
         '"'
     )
-    found: Iterable[str] = []
-    if key == "state":
-        found = STATE_NAMES
-    elif key in lists.DISTINCT:
+    found: Iterable[str] = {"state": STATE_NAMES, "outcome": OUTCOMES}.get(key, ())
+    if key in lists.DISTINCT:
         found = await site.store.search(lists.distinct, key, beginning, MAX_COMPLETIONS)
     if key == "queue":
         known = known_queues(site.supervisor.config, site.supervisor.controls)

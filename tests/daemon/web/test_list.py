@@ -110,11 +110,12 @@ def test_words_are_completed(browser, jobs):
         return browser.json(f"/job-logs/complete?word={word}")
 
     assert completed("") == [
-        *("state:", "queue:", "name:", "tag:", "class:", "arg:", "error:", "exit:", "since:", "until:"),
-        *("priority:", "batch:", "session:"),
+        *("state:", "queue:", "name:", "tag:", "class:", "arg:", "error:", "outcome:", "exit:", "signal:"),
+        *("since:", "until:", "finished:", "id:", "priority:", "batch:", "session:"),
     ]
     assert completed("q") == ["queue:"]
     assert completed("state:s") == ["state:scheduled", "state:stopping", "state:succeeded", "state:suspended"]
+    assert completed("outcome:no") == ["outcome:not_started", "outcome:none"]
     assert completed("queue:") == ["queue:default", "queue:mail"]
     assert completed("name:b") == ['name:="build [[]42]"']
     assert completed("tag:n") == ["tag:nightly"]

@@ -207,7 +207,7 @@ def test_batches_are_listed_with_their_counts_and_one_names_what_follows_it(daem
 
     text = browser.get("/job-logs/batches").text
     assert '<a href="/job-logs/batches">Batches</a>' in browser.get("/job-logs").text
-    assert f'<a class="failures" href="/job-logs?q=batch:{batch.id}+state:failed">1</a>' in text
+    assert f'class="number failures"><a href="/job-logs?q=batch:{batch.id}+state:failed">1</a>' in text
     assert f'<a href="/job-logs/batches/{batch.id}">&lt;b&gt;two&lt;/b&gt;</a> ' in text
     assert f'<span class="quiet">{batch.id}</span>' in text
     assert '<rect class="succeeded" x="0" width="500">' in text
