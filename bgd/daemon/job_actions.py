@@ -259,8 +259,8 @@ class JobActions:
     def keeping_jobs(
         self, specs: Iterable[JobSpec], *, always: bool = False
     ) -> AbstractAsyncContextManager[None]:
-        """Let no job be removed while jobs of a batch, or that refer to results, are looked up and made."""
-        return self._lock if always or any(spec.references for spec in specs) else nullcontext()
+        """Let no job be removed or retried while jobs of a batch, or that wait for others, are made."""
+        return self._lock if always or any(spec.after or spec.after_any for spec in specs) else nullcontext()
 
     def has_kept_key(self, specs: Iterable[JobSpec]) -> bool:
         """Return whether a finished job has the key of one of these specs."""

@@ -455,7 +455,7 @@ class ScheduleClock:
             if self._supervisor.is_unfinished(job):
                 run.is_late = found = True
                 late = Occurrence(run.due_at, Result.RAN, schedule=name, job=job, late=True)
-                self._supervisor.transaction.late.append(late)
+                self._supervisor.transaction.occurrences.append(late)
         self._watch(name)
         return found
 

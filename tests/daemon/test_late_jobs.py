@@ -100,7 +100,7 @@ async def test_a_late_job_is_noted_after_a_restart_once(lives):
         life.clocks.go_on(5 * MINUTE)
         await life.schedules.clock.look()
 
-        assert life.harness.supervisor.transaction.late == []
+        assert life.harness.supervisor.transaction.occurrences == []
         assert await is_late(life)
         told = await life.harness.store.read(change_stream.read_events, 0, 1000)
         assert [event.outcome for event in told if isinstance(event, ScheduleEvent)] == ["ran", "late"]

@@ -31,6 +31,7 @@ KINDS: list[dict[str, Any]] = [
     {"has_references": True, "has_schedules": False},
     {"has_batches": True, "has_schedules": False, "has_limits": False},
     {"has_inboxes": True, "has_schedules": False, "has_limits": False},
+    {"has_retries": True},
 ]
 
 

@@ -42,12 +42,12 @@ class SimulatedDatabase:
         self._loop = loop
         self._free_at = 0.0
 
-    async def call(self, function: Callable[..., Any], *args: object) -> Any:
+    async def call(self, function: Callable[..., Any], *args: object, **options: object) -> Any:
         """Run a function; it also runs if the caller is cancelled, but not after a kill."""
         event_queue, dice = self._machine.event_queue, self._machine.dice
         done = self._loop.create_future()
         self._free_at = max(self._free_at, event_queue.time) + dice.choice(WRITING)
-        work = partial(function, self._machine.disk, *args)
+        work = partial(function, self._machine.disk, *args, **options)
         event_queue.after(self._free_at - event_queue.time, lambda: self._do(done, work))
         return await done
 

@@ -29,6 +29,8 @@ from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
 from tests.simulation.references import ReferenceLaws
+from tests.simulation.retries import SHARE as RETRIES
+from tests.simulation.retries import Retrier, check_retries
 from tests.simulation.schedules import ScheduleLaws
 from tests.simulation.stops import check_order
 
@@ -55,7 +57,8 @@ class SimulationRun:
 
     `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
     queues have rates and weights. `has_batches`: whether there are batches. `has_inboxes`: whether jobs have
-    sessions, whose inboxes are read. `has_calls`, `has_references`: as of a Machine.
+    sessions, whose inboxes are read. `has_retries`: whether pipelines fail and are retried. `has_calls`,
+    `has_references`: as of a Machine.
     """
 
     def __init__(  # noqa: PLR0913 - what a history has in addition
@@ -67,6 +70,7 @@ class SimulationRun:
         has_limits: bool | None = None,
         has_batches: bool = False,
         has_inboxes: bool = False,
+        has_retries: bool = False,
         has_calls: bool = False,
         has_references: bool = False,
     ) -> None:
@@ -87,6 +91,10 @@ class SimulationRun:
         self._batcher = Batcher(self._machine, seed) if has_batches else None
         self._readers = Readers(self._machine, seed) if has_inboxes else None
         self._machine.has_inboxes = has_inboxes
+        self._retrier: Retrier | None = None
+        if has_retries:
+            self._retrier = Retrier(SimulatedClient(CLIENTS + 2, self._machine, self._submitted), seed)
+            self._clients.append(self._retrier.client)
 
     def run(self) -> Counter[str]:
         """Run the history and check it; return how often each operation and event occurred.
@@ -127,6 +135,8 @@ class SimulationRun:
             self._say(self._batcher.step())
         elif self._readers is not None and dice.random() < INBOXES:
             self._say(self._readers.step())
+        elif self._retrier is not None and not self._retrier.client.is_waiting and dice.random() < RETRIES:
+            self._ask(self._retrier.client, self._retrier.next_request())
         else:
             client = dice.choice(self._clients)
             if client.is_waiting:
@@ -243,13 +253,17 @@ class SimulationRun:
         of_batches = check_batches(disk, views, stream, [] if self._batcher is None else self._batcher.said)
         of_batches += check_beginnings(stream, self._machine.records)
         of_inboxes = Counter[str]() if self._readers is None else check_inboxes(disk, self._readers, stream)
+        of_retries = Counter[str]()
+        if self._retrier is not None and not self._is_set:
+            of_retries += check_retries(disk, stream, actions)
         following = followers(disk)
         # nobody asked for these
         apart = laws.jobs.keys() | tellers | jobs_of_batches(views.values()) | following.keys()
         stream = [event for event in stream if event.job not in apart]
         views = {job: view for job, view in views.items() if job not in apart}
         history = History(actions, stream, views, rest_at, has_times=not self._is_set)
-        found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches + of_inboxes
+        found = history.check(self._machine.records.without(apart)) + of_schedules + of_batches
+        found += of_inboxes + of_retries
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
         _check_turns(history, stream, has_calls=self._machine.has_calls)

@@ -221,6 +221,12 @@ class ScheduleLaws:
             for event in self._events
             if event.outcome in _UNSEEN or (event.by or "").startswith("schedule ")
         }
+        has_ended: set[int] = set()
+        for event in self._events:
+            if event.state in FINAL:
+                has_ended.add(event.job)
+            elif event.job in has_ended:  # retried: then it is not late
+                exempt.add(event.job)
         for row in self._rows:
             late_after = self._specs[row["schedule"]].late_after
             if row["job"] is None or row["job"] in self._asked_for or late_after is None:

@@ -30,10 +30,6 @@ def give_the_first_result(monkeypatch):
     monkeypatch.setattr(read, "_LATEST_RESULT", earliest)
 
 
-def give_zero_for_a_result_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(read, "_LATEST_RESULT", f"SELECT coalesce(({read._LATEST_RESULT}), '0')")
-
-
 def forget_whose_results_are_needed(monkeypatch):
     def lose(db, statement, *rows):
         if "dependents" not in statement:
@@ -52,7 +48,6 @@ def cancel_for_a_wrong_reason(monkeypatch):
     ("fault", "found"),
     [
         (give_the_first_result, "got .* and not"),
-        (give_zero_for_a_result_that_is_not_there, "got 0"),
         (forget_whose_results_are_needed, "was removed, and"),
         (cancel_for_a_wrong_reason, "should have been cancelled"),
     ],

@@ -60,7 +60,7 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> None:
 
 def _of_occurrences(transaction: Transaction) -> Iterator[Fact]:
     """Yield which occurrences were missed, and which have jobs that are late."""
-    for each in (*transaction.occurrences, *transaction.late):
+    for each in transaction.occurrences:
         if each.late or each.result is Result.MISSED:
             yield Fact(
                 event=NotifyEvent.LATE if each.late else NotifyEvent.MISSED,

@@ -213,9 +213,9 @@ class Transaction(Struct, kw_only=True):
         counted: batches as they are now, the new ones too.
         joined: runs of new jobs: the first, the last, and their batch.
         schedules: schedules that have changed; None: it is removed.
-        occurrences: what became of occurrences of schedules.
+        occurrences: what became of occurrences of schedules; `late`: of one before, its job has not finished
+            in time.
         seen: until when the occurrences of schedules are stored.
-        late: occurrences, stored earlier, whose jobs have not finished in time.
         notify_facts: what a target may get a message about; stored if one does.
         settled: what was decided about facts that were stored earlier; its messages are jobs by now.
         rules: those of all targets; none: there are no notifications.
@@ -257,7 +257,6 @@ class Transaction(Struct, kw_only=True):
     schedules: dict[str, StoredSchedule | None] = {}
     occurrences: list[Occurrence] = []
     seen: dict[str, float] = {}
-    late: list[Occurrence] = []
     notify_facts: list[Fact] = []
     settled: list[Decisions] = []
     rules: dict[str, NotifyRule] = {}

@@ -30,7 +30,7 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
 
     An event has the fields of a ScheduleEvent except its id.
     """
-    if not (transaction.schedules or transaction.occurrences or transaction.seen or transaction.late):
+    if not (transaction.schedules or transaction.occurrences or transaction.seen):
         return ()
     for name, stored in transaction.schedules.items():
         if stored is None:
@@ -39,6 +39,9 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
             columns = stored.uid, stored.paused, stored.seen_at, stored.boot_id
             db.execute(_SAVE, (name, _encode(stored.spec), *columns))
     for each in transaction.occurrences:
+        if each.late:
+            db.execute(_NOTE_LATE, (each.schedule, each.job))
+            continue
         if each.result is Result.REPLACED:
             db.execute(_REPLACE, (each.reason, each.schedule, each.job))
             continue
@@ -47,10 +50,9 @@ def save(db: sqlite3.Connection, transaction: Transaction) -> Sequence[dict[str,
         db.execute(_INSERT, _row(each))
     db.executemany(_OWN, [(each.schedule, each.job) for each in transaction.occurrences if each.job])
     db.executemany(_SEE, [(at, name) for name, at in transaction.seen.items()])
-    db.executemany(_NOTE_LATE, [(each.schedule, each.job) for each in transaction.late])
     for name in {each.schedule for each in transaction.occurrences}:
         _delete_old(db, name)
-    return [_event(each, transaction.now.wall) for each in (*transaction.occurrences, *transaction.late)]
+    return [_event(each, transaction.now.wall) for each in transaction.occurrences]
 
 
 def _event(each: Occurrence, at: float) -> dict[str, object]:

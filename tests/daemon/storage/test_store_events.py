@@ -86,7 +86,7 @@ async def test_events_are_read_in_order_and_in_parts(store):
 async def test_events_of_schedules_follow_those_of_jobs_in_one_series(store):
     missed = Occurrence(1.5, Result.MISSED, "bgd was not running", 3, "nightly")
     late = Occurrence(2.5, Result.RAN, schedule="hourly", job=JobId(7), late=True)
-    await store.commit(Transaction(now=NOW, events=[event(7)], occurrences=[missed], late=[late]))
+    await store.commit(Transaction(now=NOW, events=[event(7)], occurrences=[missed, late]))
     await append(store, event(8))
 
     told = await store.read(change_stream.read_events, 1, 10)
