@@ -375,6 +375,53 @@ def test_a_retry_that_finds_no_failed_job_says_that_it_looked_for_those(daemon):
     assert daemon.bgctl("retry", "--tag", "went-well", "--state", "failed").stderr == "bgctl: no jobs match\n"
 
 
+def failed_pipeline(daemon, tag):
+    """Run a job that fails, and two that wait one for the other; return their ids."""
+    first = daemon.submit("--tag", tag, "--hold", "false")
+    second = daemon.submit("--after", first, "true")
+    third = daemon.submit("--after", second, "true")
+    daemon.bgctl("release", first)
+    wait_until(lambda: states(daemon, [third]) == ["cancelled"])
+    daemon.bgctl("pause")
+    return int(first), int(second), int(third)
+
+
+def test_a_retry_names_the_jobs_that_come_along(own_daemon):
+    first, second, third = failed_pipeline(own_daemon, "line")
+
+    done = own_daemon.bgctl("retry", str(first))
+
+    assert done.stdout == f"{first} queued; also {second}-{third}, cancelled because of it\n"
+    assert states(own_daemon, [str(second), str(third)]) == ["blocked", "blocked"]
+    own_daemon.bgctl("resume")
+    wait_until(lambda: states(own_daemon, [str(third)]) == ["cancelled"])
+    done = own_daemon.bgctl("retry", "--tag", "line", "--alone")
+    assert done.stdout == "retried 1 job\n"
+    wait_until(lambda: states(own_daemon, [str(first)]) == ["failed"])
+    assert states(own_daemon, [str(second), str(third)]) == ["cancelled", "cancelled"]
+    alone = own_daemon.bgctl("retry", str(third))
+    assert (alone.returncode, alone.stderr) == (
+        1,
+        f"bgctl: job {third} waits for job {second}, which was cancelled: retry it, too\n",
+    )
+
+
+def test_a_retry_of_a_selection_names_the_jobs_that_come_along(own_daemon):
+    _, second, third = failed_pipeline(own_daemon, "line")
+
+    done = own_daemon.bgctl("retry", "--tag", "line")
+
+    assert done.stdout == f"retried 1 job; also {second}-{third}, cancelled because of it\n"
+
+
+def test_a_retry_as_json_has_the_jobs_that_come_along(own_daemon):
+    first, second, third = failed_pipeline(own_daemon, "line")
+
+    [row] = json.loads(own_daemon.bgctl("--json", "retry", str(first)).stdout)
+
+    assert row == {"id": first, "state": "queued", "error": None, "along": [second, third]}
+
+
 @pytest.mark.parametrize("verb", ["cancel", "wait", "remove"])
 def test_an_empty_selection_is_not_an_error(daemon, verb):
     done = daemon.bgctl(verb, "--tag", "nobody-has-this")

@@ -34,6 +34,20 @@ def test_a_batch_starts_what_follows_and_shows_it(daemon):
     assert daemon.bgctl("batch", "list").stdout.split()[:3] == ["BATCH", "NAME", "TOTAL"]
 
 
+def test_a_batch_that_is_retried_names_the_jobs_that_come_along(daemon):
+    daemon.bgctl("batch", "--name", "piped", "--hold", "--", "false", ":::", "a", read="")
+    [first] = json.loads(daemon.bgctl("--json", "list", "--name", "piped").stdout)
+    then = daemon.submit("--after", str(first["id"]), "true")
+    daemon.bgctl("release", str(first["id"]))
+    daemon.bgctl("wait", then)
+
+    again = daemon.bgctl("batch", "retry", "piped").stderr
+    assert again.endswith(f" queued again; also {then}, cancelled because of it\n")
+    daemon.bgctl("wait", then)
+    alone = daemon.bgctl("batch", "retry", "piped", "--alone").stderr
+    assert alone.endswith(" queued again\n")
+
+
 def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
     program = ["--", "sh", "-c", "test -e {}"]
     daemon.bgctl("batch", "--name", "again", *program, ":::", "there", read="")

@@ -170,8 +170,15 @@ async def _progress(
             done += len(results)
             refused += [result.message for result in results if result.state is None]
             pipeline += (result for result in results if result.along or result.left)
-            words = pipeline_in_words(pipeline, done - len(refused))
-            yield event({"done": done, "of": of, "refused": len(refused), "why": refused[:3], "also": words})
+            progress: dict[str, object] = {
+                "done": done,
+                "of": of,
+                "refused": len(refused),
+                "why": refused[:3],
+            }
+            if words := pipeline_in_words(pipeline, done - len(refused)):
+                progress["also"] = words
+            yield event(progress)
     yield event({"end": True})
 
 

@@ -123,6 +123,26 @@ def test_all_that_match_are_retried_and_others_are_not(client, browser):
     client.resume("many")
 
 
+def test_jobs_that_come_along_with_a_retry_are_named(client, browser):
+    first = client.submit(["/bin/false"], hold=True, queue="line")
+    second = client.submit(["/bin/true"], after=[first])
+    first.release()
+    client.wait([first, second], timeout=DEADLINE)
+    client.pause("line")
+
+    retried = post(browser, f"/job-logs/{first.id}/retry").json
+    words = f"also {second.id}, cancelled because of it"
+    assert (retried["along"], retried["words"]) == ([second.id], f"Job {first.id} is queued; {words}.")
+    history = browser.get(f"/job-logs/{second.id}").text
+    assert "retried; has to wait for other jobs" in history
+    client.resume("line")
+    client.wait([first, second], timeout=DEADLINE)
+    client.pause("line")
+    [progress, _] = progress_of(post(browser, f"/job-logs/all/retry?ids={first.id}"))
+    assert progress["also"] == f"; {words}"
+    client.resume("line")
+
+
 def test_chosen_jobs_are_acted_on_where_their_state_allows_it(client, browser):
     held = [client.submit(["/bin/true"], hold=True) for _ in range(3)]
     finished = client.submit(["/bin/true"]).wait(timeout=DEADLINE)

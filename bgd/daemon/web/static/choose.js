@@ -78,7 +78,7 @@ async function actOnMany(button) {
 // Show how far the daemon is. It stops if this page is closed.
 async function showProgress(answer, label) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [], also: "" }];
+  let [text, isOver, last] = ["", false, { done: 0, of: 0, refused: 0, why: [] }];
   const report = (more = "") => say(`${label}: ${last.done.toLocaleString("en")} of ${jobs(last.of, "")}${more}`, last.done / (last.of || 1));
   const read = async () => {
     const silence = setTimeout(report, PATIENCE, ". bgd does not answer. It goes on when it can; close this page to stop it.");
@@ -95,7 +95,7 @@ async function showProgress(answer, label) {
     report();
   }
   const refused = last.refused ? `; ${last.refused} refused: ${last.why.join("; ")}` : "";
-  const ended = `${label}: ${jobs(last.done - last.refused, "")} done${last.also}${refused}.`;
+  const ended = `${label}: ${jobs(last.done - last.refused, "")} done${last.also ?? ""}${refused}.`;
   say(isOver ? ended : `The connection was lost after ${last.done} of ${jobs(last.of, "")}.`);
 }
 
