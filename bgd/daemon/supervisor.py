@@ -144,10 +144,11 @@ class Supervisor:
         self.scheduler.breakers.restore(states, {job.id for job in self.scheduler.active_jobs()}, at)
         for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
-        if await self._store.read(recovery.is_outdated):
+        is_outdated, jobs = await self._store.read(recovery.jobs_to_hold)
+        if is_outdated:
             await self._hold(dict.fromkeys(self.scheduler.waiting_jobs(), recovery.MAY_HAVE_RUN))
             await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
-        if jobs := await self._store.read(unreadable.jobs_to_hold):
+        if jobs:
             await self._hold(jobs)
             await self.space.retry_while_full(partial(self._store.write, unreadable.note_held))
         self._store.when_set_aside = self._hold_now
@@ -157,7 +158,6 @@ class Supervisor:
         """Load what people have set, the last ids, and the batches."""
         self.scheduler.pause(Cause.LAUNCHER)
         self._machine.configure(self.config)  # if it is on, nothing starts before the load has been read
-        await self._store.read(unreadable.check_settings)
         self.controls = await self._store.read(read.controls)
         self._apply_controls()
         self.newest_id = self.scheduler.last_id = await self._store.read(read.last_id)

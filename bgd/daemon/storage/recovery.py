@@ -280,10 +280,10 @@ def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> Re
         return _mark_outdated(db, read.last_id(db) + MARGIN, skipped, launcher)
 
 
-def is_outdated(db: sqlite3.Connection) -> bool:
-    """Return whether the jobs that wait have to be held before anything starts."""
+def jobs_to_hold(db: sqlite3.Connection) -> tuple[bool, dict[JobId, str]]:
+    """Return whether all jobs that wait have to be held before anything starts, and which others, and why."""
     (mark,) = db.execute("SELECT is_outdated FROM meta").fetchone()
-    return bool(mark)
+    return bool(mark), unreadable.jobs_to_hold(db)
 
 
 def remove_mark(db: sqlite3.Connection) -> None:

@@ -115,6 +115,12 @@ class Store(StoreReader):
         store = cls(writer, reader, searcher, store_id, path, health)
         store.free_bytes = free_bytes
         store.position = position
+        try:
+            await store.read(unreadable.check_settings)
+            await store.read(read.check_states)
+        except BaseException:
+            await store.close()
+            raise
         return store
 
     async def close(self) -> None:
@@ -124,7 +130,6 @@ class Store(StoreReader):
 
     async def unfinished(self) -> AsyncIterator[list[UnfinishedJob]]:
         """Yield all unfinished jobs, some thousand at a time: active ones first; by state and id."""
-        await self.read(read.check_states)
         for state in sorted(State, key=lambda state: state not in ACTIVE):
             after = 0
             while state not in FINAL and (page := await self.read(read.unfinished_jobs, state, after)):
