@@ -55,7 +55,8 @@ def test_a_job_that_no_node_has_room_for_is_refused_in_slurms_words(run):
         job = run("true", **options).wait(DEADLINE)
 
         assert job.outcome is Outcome.NOT_STARTED
-        assert "Slurm refuses the pilot: Batch job submission failed: " in (job.problem or "")
+        assert "cannot start: Slurm refuses the pilot: " in (job.problem or "")
+        assert "; Batch job submission failed: Requested node configuration" in (job.problem or "")
 
 
 def test_a_cancel_of_the_first_that_waits_makes_way_for_the_next(run, gate):

@@ -295,7 +295,11 @@ def test_the_doctor_says_that_the_cluster_works(daemon):
     [
         ({"conf": "/nowhere/slurm.conf"}, "its conf /nowhere/slurm.conf does not exist", "slurm.conf"),
         ({"folder": "/etc/passwd/x"}, "cannot make the folder /etc/passwd/x", "is a file, not a folder"),
-        ({"partition": "nowhere"}, "no node runs a job of user 0: Unable to allocate resources: Inv", "keys"),
+        (
+            {"partition": "nowhere"},
+            "no node runs a job of user 0: invalid partition specified: nowhere",
+            "keys",
+        ),
         ({"options": ["--begin=now+1hour"]}, "no node is free now", "again"),
         (
             {"python": "/nowhere/python3"},
