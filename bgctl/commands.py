@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bgctl.common import WrongUsage, answer, begun, global_options, say, writing_to_stdout
+from bgctl.common import WrongUsage, answer, begun, global_options, say, say_deadlock, writing_to_stdout
 from bgctl.plain import OPERATORS
 from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
@@ -176,6 +176,8 @@ def wait_or_follow(daemon: Client, job: Job, *, wait: bool, follow: bool) -> int
         return 0
     from bgctl.output import follow_job, report_end  # noqa: PLC0415 - most submits do not wait
 
+    if not follow:
+        say_deadlock(daemon, [job.id])
     return follow_job(daemon, job) if follow else report_end(daemon, job.wait())
 
 

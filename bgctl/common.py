@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
@@ -109,6 +109,15 @@ def say(message: str) -> None:
     if global_options().quiet:
         return
     print(f"bgctl: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def say_deadlock(daemon: Client, job_ids: Sequence[int]) -> None:
+    """Say so if this program runs in a job, which waits for one of these jobs in a deadlock."""
+    if "BGD_JOB_ID" in os.environ:
+        from bgctl.showing import deadlock_line  # noqa: PLC0415 - hardly any caller is a job
+
+        if line := deadlock_line(daemon, job_ids):
+            say(line)
 
 
 def is_confirmed(question: str) -> bool:

@@ -23,6 +23,7 @@ from bgctl.common import (
     print_json,
     report,
     say,
+    say_deadlock,
     writing_to_stdout,
 )
 from bgctl.exit_codes import describe_end, exit_code_of_job
@@ -69,6 +70,8 @@ def _follow(
         from bgctl.showing import say_if_waiting  # noqa: PLC0415 - it imports the parser
 
         say_if_waiting(daemon, job.id)
+    else:
+        say_deadlock(daemon, [job.id])
     timestamps = global_options().json
     parts = daemon.logs(job.id, attempt=attempt, offset=offset, follow=True, timestamps=timestamps)
     for part in parts if most is None else head_and_tail(job.id, parts, most):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import click
@@ -16,7 +16,7 @@ from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, ProtocolError, State
 from bgd.brief import command_line, progress_line, progress_of, short_duration
-from bgd.core.explain import Cause, Explanation, holders_in_words, in_words, waiting_line
+from bgd.core.explain import Cause, Explanation, deadlock_in_words, holders_in_words, in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
@@ -249,16 +249,24 @@ _LABEL_WIDTH = 11
 def say_if_waiting(daemon: Client, job_id: int) -> None:
     """Tell the user why a job has no output yet, unless it only waits for its turn."""
     job = daemon.job(job_id)
-    explanation = _explanation(daemon, job)
+    explanation = _explanation(daemon, job, waits=True)
     if any(reason.cause is not Cause.TURN for reason in explanation.reasons):
         say(f"job {job_id} is {job.state}: it waits {_why_waiting(explanation)}")
+
+
+def deadlock_line(daemon: Client, job_ids: Sequence[int]) -> str:
+    """Return for which of these jobs this program would wait in a deadlock, and why; "" if for none."""
+    for job_id in job_ids[:_MOST_EXPLAINED]:
+        if words := deadlock_in_words(daemon.explain(job_id, waits=True)):
+            return f"job {job_id} waits {words}"
+    return ""
 
 
 def _why_waiting(explanation: Explanation) -> str:
     return waiting_line(explanation, partial(local_time, now=time.time()))
 
 
-def _explanation(daemon: Client, job: Job) -> Explanation:
+def _explanation(daemon: Client, job: Job, *, waits: bool = False) -> Explanation:
     view = job.view
     may_wait = view.state in WAITING or view.state is State.RUNNING
-    return daemon.explain(job.id) if may_wait else Explanation()
+    return daemon.explain(job.id, waits=waits) if may_wait else Explanation()

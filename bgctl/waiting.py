@@ -21,6 +21,7 @@ from bgctl.common import (
     has_colors,
     report,
     say,
+    say_deadlock,
     wants_bar,
 )
 from bgctl.exit_codes import FAILED, describe_end, exit_code_of_job
@@ -75,10 +76,13 @@ def wait_command(
     if match is not None and (any_of_them or shows_progress or selection.is_by_filter):
         raise click.UsageError("--match takes one job, and excludes --any, --progress and filters")
     if match is not None:
-        return wait_for_line(daemon, chosen_ids(daemon, selection.ids), match, timeout)
+        ids = chosen_ids(daemon, selection.ids)
+        say_deadlock(daemon, ids)
+        return wait_for_line(daemon, ids, match, timeout)
     job_ids = selection.ids_in(daemon, UNFINISHED)
     if not job_ids:
         say("no jobs match")
+    say_deadlock(daemon, job_ids)
     finished = []
     for job in _finishing(daemon, job_ids, timeout, shows_progress=shows_progress):
         finished.append(exit_code_of_job(job))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +33,7 @@ from bgd.client.session import (
     value_of,
 )
 from bgd.client.specs import checked
+from bgd.core.explain import deadlock_in_words
 from bgd.core.job import VERBS, State
 from bgd.errors import BgdError, DaemonUnreachable, Refused
 from bgd.wire.messages import tag_of
@@ -42,6 +43,7 @@ from bgd.wire.replies import (
     BackupPart,
     Done,
     End,
+    Explained,
     Failed,
     Info,
     KeyboardOpened,
@@ -50,7 +52,17 @@ from bgd.wire.replies import (
     Submitted,
     error_of,
 )
-from bgd.wire.requests import GetBackup, GetInfo, GetKeyboard, GetResult, Request, Shutdown, ShutdownMode, act
+from bgd.wire.requests import (
+    Explain,
+    GetBackup,
+    GetInfo,
+    GetKeyboard,
+    GetResult,
+    Request,
+    Shutdown,
+    ShutdownMode,
+    act,
+)
 from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
@@ -288,9 +300,18 @@ class Channel:
                             yield view
                 late = rest.first if late is None else late
         except TimeoutError:
-            raise _unfinished(rest.first, count, seconds) from None
+            raise _unfinished(rest.first, count, seconds, await self._deadlock(rest.first)) from None
         if late is not None:  # with `only_now`, the daemon does not wait for it
             raise _unfinished(late, count, seconds)
+
+    async def _deadlock(self, job_id: int | None) -> str:
+        """Return why a job for which this process waits never starts; "" if it is no job itself."""
+        if "BGD_JOB_ID" not in os.environ or job_id is None:
+            return ""
+        with suppress(BgdError):
+            reply = await self.ask(Explain(UNNUMBERED, job_id, waits=True), Explained, repeatable=True)
+            return deadlock_in_words(reply.explanation)
+        return ""
 
     async def backup(self) -> AsyncGenerator[bytes, None]:
         """Yield a copy of the daemon's database in pieces; one that broke off is not resumed."""
@@ -459,9 +480,10 @@ class Channel:
                     raise
 
 
-def _unfinished(first: int | None, count: int, seconds: float | None) -> TimeoutError:
+def _unfinished(first: int | None, count: int, seconds: float | None, deadlock: str = "") -> TimeoutError:
     jobs = f"job {first} has" if count == 1 else f"{count} jobs have"
-    return TimeoutError(f"{jobs} not finished within {seconds or 0:g} s")
+    why = f": job {first} waits {deadlock}" if deadlock else ""
+    return TimeoutError(f"{jobs} not finished within {seconds or 0:g} s{why}")
 
 
 def _growing_pauses(longest: float = _MAX_PAUSE) -> Iterator[float]:

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     SHUTDOWN = "shutdown"  # the daemon is about to exit
     PAUSE = "pause"  # of all queues together
     QUEUE_PAUSE = "queue_pause"
+    DEADLOCK = "deadlock"  # what it needs is held by running jobs that wait for jobs that wait
     HOLD = "hold"
     TIME = "time"  # a delay, a date, or the pause before a retry
     JOBS = "jobs"
@@ -56,13 +57,13 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     BREAKER: calls to `subject` are paused after `limit`, and job `head` tries first, not before `at`; or it
     tries now. `ahead`: queued jobs that start before it, for LIMIT those with its key, counted up to
     MAX_AHEAD; None: unknown, or another reason says it. `problem`: why there is no launcher, what the machine
-    lacks, why its process cannot start yet, or why it has no node, in Slurm's own words. `limit`: the
-    configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when the wait ends, epoch
-    time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for, up to MAX_NAMED of
-    them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to MAX_HOLDERS of them,
-    and `other_holders` more; `held`: the tokens of each; `suspended`: the suspended ones among them. `head`:
-    the job before it that starts next; it needs `head_wants` slots, more than are free, and so holds back all
-    others.
+    lacks, why its process cannot start yet, which job waits for which, or why it has no node, in Slurm's own
+    words. `limit`: the configured rate of its queue; for SHARE its weight, for example "1 of 3". `at`: when
+    the wait ends, epoch time; for CONTROLLER when it stopped answering. `jobs`, `queues`: what it waits for,
+    up to MAX_NAMED of them, and `more` others. `holders`: active jobs that hold the slots or tokens, up to
+    MAX_HOLDERS of them, and `other_holders` more; `held`: the tokens of each; `suspended`: the suspended ones
+    among them. `head`: the job before it that starts next; it needs `head_wants` slots, more than are free,
+    and so holds back all others.
     """
 
     cause: Cause
@@ -83,6 +84,18 @@ class Reason(Struct, frozen=True, kw_only=True, omit_defaults=True):
     suspended: tuple[int, ...] = ()
     head: int | None = None
     head_wants: int = 0
+
+
+def jobs_in_deadlock(needs: Mapping[JobId, Sequence[AbstractSet[JobId]]]) -> set[JobId]:
+    """Return the jobs that wait for each other, or for those that do.
+
+    `needs`: of each job that waits, sets of jobs. A job goes on once one job of each set goes on; jobs that
+    are not in `needs` do.
+    """
+    stuck = set(needs)
+    while going := {job for job in stuck if all(jobs - stuck for jobs in needs[job])}:
+        stuck -= going
+    return stuck
 
 
 def held_by(reason: Reason, held: Mapping[JobId, str], suspended: AbstractSet[JobId]) -> Reason:
@@ -122,6 +135,11 @@ def next_reasons(explanation: Explanation) -> tuple[Reason, ...]:
 def waiting_line(explanation: Explanation, time_text: Callable[[float], str | None]) -> str:
     """Return what a job waits for next on one line; empty if it does not wait."""
     return ", then ".join(in_words(each, time_text) for each in next_reasons(explanation))
+
+
+def deadlock_in_words(explanation: Explanation) -> str:
+    """Return the reason of a job that waits in a deadlock; empty if it does not."""
+    return "".join(words_of(each) for each in explanation.reasons if each.cause is Cause.DEADLOCK)
 
 
 def in_words(reason: Reason, time_text: Callable[[float], str | None]) -> str:
@@ -224,6 +242,9 @@ _WORDS: dict[Cause, Callable[[Reason], str]] = {
     Cause.SHUTDOWN: lambda _: "until bgd starts again: it is shutting down",
     Cause.PAUSE: lambda _: "until `bgctl resume`: all queues are paused",
     Cause.QUEUE_PAUSE: lambda it: f"until `bgctl resume {it.subject}`: its queue is paused",
+    Cause.DEADLOCK: lambda it: (
+        f"in a deadlock, because jobs that wait hold what is needed: {it.problem}; cancel one, or allow more"
+    ),
     Cause.HOLD: lambda it: f"until `bgctl release {it.subject}`",
     Cause.TIME: lambda _: "until",
     Cause.JOBS: lambda it: "for job" if len(it.jobs) == 1 else "for jobs",

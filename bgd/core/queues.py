@@ -362,23 +362,27 @@ class ReadyQueues:
         return self._rules.get(queue, QueueRule())
 
     def with_holders(self, reason: Reason) -> Reason:
-        """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""
+        """Return a reason with the active jobs that hold what it is about."""
+        held = self.holders_of(reason)
+        suspended = {job for job in held if (known := self._job_of(job)) is not None and known.suspended}
+        return held_by(reason, held, suspended)
+
+    def holders_of(self, reason: Reason) -> dict[JobId, str]:
+        """Return the active jobs that hold what a reason is about, slots, tokens or a key, and the tokens."""
         match reason.cause:
             case Cause.TURN if reason.head is None:
-                return reason
+                return {}
             case Cause.SLOTS | Cause.TURN:
-                found = {job: "" for job, held in self.active.items() if held.number}
+                return {job: "" for job, held in self.active.items() if held.number}
             case Cause.QUEUE_SLOTS:
-                found = {job: "" for job, held in self.active.items() if held.queue == reason.subject}
+                return {job: "" for job, held in self.active.items() if held.queue == reason.subject}
             case Cause.LIMIT:
-                found = self.limits.holders(reason.subject)
+                return self.limits.holders(reason.subject)
             case Cause.TOKENS:
                 tokens = {job: held.tokens.get(reason.subject, ()) for job, held in self.active.items()}
-                found = {job: ", ".join(each) for job, each in tokens.items() if each}
+                return {job: ", ".join(each) for job, each in tokens.items() if each}
             case _:
-                return reason
-        suspended = {job for job in found if (known := self._job_of(job)) is not None and known.suspended}
-        return held_by(reason, found, suspended)
+                return {}
 
     def _short_of(
         self, job: Job, rule: QueueRule, now: Now, first_of: Callable[[str], Urgency | None]

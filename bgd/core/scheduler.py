@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from math import ceil
 
 from msgspec import Struct
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from bgd.core import conditions
 from bgd.core.batches import Batches, BatchId
-from bgd.core.explain import OF_MACHINE, Cause, Reason, holders_in_words
+from bgd.core.explain import MAX_HOLDERS, OF_MACHINE, Cause, Reason, holders_in_words, jobs_in_deadlock
 from bgd.core.job import (
     ACTIVE,
     CANCELLED_BEFORE_START,
@@ -84,6 +85,7 @@ class CommandAttempt(Struct, frozen=True):
 
 Effect = SaveJob | StartAttempt | CommandAttempt  # each of one job
 
+_MOST_IN_DEADLOCK = 1000  # jobs that are looked at; the others are taken to go on
 _SOME_START = {Cause.PAUSE, *OF_MACHINE}  # these do not stop notifications
 
 
@@ -167,6 +169,38 @@ class Scheduler:
         obstacles = [cause for cause in Cause if cause in self._pauses]
         reasons = self.table.queues.explain_queued(jobs, obstacles, now)
         return {job.id: each for job, each in zip(jobs, reasons, strict=True)}
+
+    def deadlock(self, job_id: JobId, awaited: Mapping[JobId, AbstractSet[JobId]], now: Now) -> Reason | None:
+        """Return why a job does not go on although nothing that it waits for can happen; None: it may go on.
+
+        `awaited`: the unfinished jobs that processes of running jobs wait for.
+        """
+        needs: dict[JobId, list[AbstractSet[JobId]]] = {}
+        ids = [job_id]
+        while ids and len(needs) < _MOST_IN_DEADLOCK:
+            if (each := ids.pop()) not in needs:
+                needs[each] = self._needs(each, awaited, now)
+                ids += (other for jobs in needs[each] for other in jobs)
+        stuck = jobs_in_deadlock(needs)
+        if job_id not in stuck:
+            return None
+        waits = [f"job {each} waits for job {min(awaited[each])}" for each in sorted(stuck & awaited.keys())]
+        more = f" and {len(waits) - MAX_HOLDERS} more" if len(waits) > MAX_HOLDERS else ""
+        return Reason(cause=Cause.DEADLOCK, problem=", ".join(waits[:MAX_HOLDERS]) + more)
+
+    def _needs(
+        self, job_id: JobId, awaited: Mapping[JobId, AbstractSet[JobId]], now: Now
+    ) -> list[AbstractSet[JobId]]:
+        """Return sets of jobs of which one each has to go on first; none: it goes on, or has finished."""
+        job = self.get(job_id)
+        if job is not None and job.state is State.RUNNING:
+            return [awaited[job_id]] if job_id in awaited else []
+        needs: list[AbstractSet[JobId]] = []
+        for reason in self.explain(job_id, now):
+            needs += [{JobId(other)} for other in reason.jobs]
+            if holders := self.table.queues.holders_of(reason):
+                needs.append(holders.keys())
+        return needs
 
     def with_holders(self, reason: Reason) -> Reason:
         """Return a reason with the active jobs that hold what it is about: slots, tokens or a key."""

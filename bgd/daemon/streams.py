@@ -25,9 +25,11 @@ class Subscriptions:
 
     Attributes:
         watches: what `look_soon` looks at.
+        awaited: by subscription, the process of a client that waits, and the jobs that it waits for.
     """
 
     def __init__(self) -> None:
+        self.awaited: dict[Subscription, tuple[int, set[JobId]]] = {}
         self._of_state: dict[JobId, set[Subscription]] = {}
         self._of_log: dict[JobId, set[Subscription]] = {}
         self._of_all: set[Subscription] = set()
@@ -39,11 +41,16 @@ class Subscriptions:
 
     @contextmanager
     def subscribe(
-        self, job_ids: Iterable[JobId], *, progress: bool = False, log: bool = False
+        self, job_ids: Iterable[JobId], *, progress: bool = False, log: bool = False, pid: int | None = None
     ) -> Iterator[Subscription]:
-        """Yield a Subscription to the states of these jobs, and if wanted to their progress and logs."""
+        """Yield a Subscription to the states of these jobs, and if wanted to their progress and logs.
+
+        `pid`: the process of a client that waits for these jobs.
+        """
         ids = set(job_ids)
         subscription = Subscription(ids)
+        if pid is not None:
+            self.awaited[subscription] = pid, ids
         followed = (self._of_state, self._of_log) if log else (self._of_state,)
         for by_job in followed:
             for job_id in ids:
@@ -53,6 +60,7 @@ class Subscriptions:
         try:
             yield subscription
         finally:
+            self.awaited.pop(subscription, None)
             self._of_progress.pop(subscription, None)
             for by_job in followed:
                 for job_id in ids:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -276,12 +277,17 @@ class Supervisor:
     def is_unfinished(self, job_id: JobId) -> bool:
         return self.scheduler.get(job_id) is not None
 
-    def explain(self, job_id: JobId) -> tuple[Reason, ...]:
+    def explain(
+        self, job_id: JobId, awaited: Mapping[JobId, AbstractSet[JobId]] | None = None
+    ) -> tuple[Reason, ...]:
         """Return everything that keeps a job from running; nothing if it runs or has finished.
 
-        An attempt that is handed to a cluster runs for the Scheduler, and may wait there for a node.
+        An attempt that is handed to a cluster runs for the Scheduler, and may wait there for a node. A job
+        that waits for others may be in a deadlock with them; `awaited`: as for `Scheduler.deadlock`.
         """
         reasons = self.scheduler.explain(job_id, now())
+        if awaited and (deadlock := self.scheduler.deadlock(job_id, awaited, now())) is not None:
+            reasons = (deadlock, *reasons)
         job = self.get(job_id)
         if job is not None and job.state is State.RUNNING:
             wait = self.dispatcher.wait_of(job)
@@ -338,10 +344,10 @@ class Supervisor:
             await done.wait()
 
     @contextmanager
-    def subscribe_to_log(self, job_id: JobId) -> Iterator[Subscription]:
-        """Yield a Subscription to a job's state and to the growth of its log."""
+    def subscribe_to_log(self, job_id: JobId, pid: int | None = None) -> Iterator[Subscription]:
+        """Yield a Subscription to a job's state and to the growth of its log; `pid`: as for `subscribe`."""
         try:
-            with self.subscriptions.subscribe([job_id], log=True) as subscription:
+            with self.subscriptions.subscribe([job_id], log=True, pid=pid) as subscription:
                 self.dispatcher.watch_log(job_id)
                 yield subscription
         finally:

@@ -204,9 +204,13 @@ class Show(Request, frozen=True, tag="show"):
 
 
 class Explain(Request, frozen=True, tag="explain"):
-    """-> Explained: what keeps a job from running, and when it will likely start."""
+    """-> Explained: what keeps a job from running, and when it will likely start.
+
+    `waits`: the client is about to wait for the job, which may be a deadlock if the client is a job itself.
+    """
 
     job: JobNumber
+    waits: bool = False
 
 
 class GetResult(Request, frozen=True, tag="result"):

@@ -15,6 +15,7 @@ from bgd.core.explain import (
     Cause,
     Explanation,
     Reason,
+    deadlock_in_words,
     holders_in_words,
     in_words,
     likely_start,
@@ -241,7 +242,8 @@ class Situation:
                     scheduler._notify(self.job, other, State.SUCCEEDED, self.now)
                 scheduler.advance(self.now)
             case (
-                Cause.LAUNCHER
+                Cause.DEADLOCK
+                | Cause.LAUNCHER
                 | Cause.SHUTDOWN
                 | Cause.PAUSE
                 | Cause.SHARE
@@ -278,7 +280,7 @@ def test_a_job_starts_once_all_that_explain_names_is_granted():
         situation.grant(reasons)
 
         assert situation.has_started(), (seed, reasons)
-    assert named >= set(Cause) - {Cause.SUSPENSION, Cause.BREAKER, *OF_ATTEMPTS}
+    assert named >= set(Cause) - {Cause.SUSPENSION, Cause.BREAKER, Cause.DEADLOCK, *OF_ATTEMPTS}
 
 
 def test_a_job_does_not_start_while_one_of_the_reasons_remains():
@@ -299,7 +301,14 @@ def test_a_job_does_not_start_while_one_of_the_reasons_remains():
 
         assert not situation.has_started(), (seed, reason)
         left_out.add(reason.cause)
-    assert left_out >= set(Cause) - {Cause.SHARE, Cause.TURN, Cause.SUSPENSION, Cause.BREAKER, *OF_ATTEMPTS}
+    assert left_out >= set(Cause) - {
+        Cause.SHARE,
+        Cause.TURN,
+        Cause.SUSPENSION,
+        Cause.BREAKER,
+        Cause.DEADLOCK,
+        *OF_ATTEMPTS,
+    }
 
 
 def test_reasons_of_many_queued_jobs_are_those_of_each_without_the_jobs_before_it():
@@ -595,3 +604,76 @@ def test_the_likely_start_follows_from_how_long_jobs_take(reasons, running, seco
 def test_every_cause_has_words():
     for cause in Cause:
         assert words_of(Reason(cause=cause, subject="reports", limit="3/1m", slots=1)).isprintable()
+
+
+# --- deadlocks --------------------------------------------------------------------------------------------
+
+
+def deadlock(scheduler, job_id, **awaited):
+    """Return which job waits for which in the deadlock of a job; `awaited`: job_1={2} and so on."""
+    by_job = {JobId(int(name.removeprefix("job_"))): jobs for name, jobs in awaited.items()}
+    reason = scheduler.deadlock(job_id, by_job, NOW)
+    return reason and reason.problem
+
+
+def test_jobs_are_in_a_deadlock_if_all_that_hold_the_slots_wait_for_them():
+    scheduler = make_scheduler(slots=2)
+    for _ in range(4):
+        submit(scheduler)
+
+    assert deadlock(scheduler, 3, job_1={3}, job_2={4}) == "job 1 waits for job 3, job 2 waits for job 4"
+    assert deadlock(scheduler, 1, job_1={3}, job_2={1}) == "job 1 waits for job 3, job 2 waits for job 1"
+    assert deadlock(scheduler, 1, job_1={1}, job_2={4}) == "job 1 waits for job 1"
+    for one in range(1, 5):
+        assert deadlock(scheduler, one, job_1={3}) is None  # job 2 works
+        assert deadlock(scheduler, one, job_1={2, 3}) is None
+        assert deadlock(scheduler, one, job_1={3}, job_2={404}) is None  # which has finished
+        assert deadlock(scheduler, one) is None
+    scheduler.resize(3, {}, NOW)
+    assert deadlock(scheduler, 4, job_1={3}, job_2={4}) is None
+
+
+def test_a_job_that_is_to_end_is_in_no_deadlock():
+    scheduler = make_scheduler(slots=1)
+    outer, inner = submit(scheduler), submit(scheduler)
+    scheduler.cancel(outer, NOW)
+
+    assert deadlock(scheduler, inner, job_1={inner}) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"queue": "mail"}, {"resources": {"gpu": 1}}, {"limit": ("one", 1)}],
+    ids=str,
+)
+def test_what_else_a_job_needs_may_be_held_in_a_deadlock(options):
+    rules = {"mail": QueueRule(slots=1)}
+    scheduler = Scheduler(8, rules, last_id=0, roll=lambda: 0.5, resources={"gpu": ("0",)})
+    submit(scheduler, **options)
+    inner = submit(scheduler, **options)
+
+    assert deadlock(scheduler, inner, job_1={inner}) == "job 1 waits for job 2"
+
+
+def test_a_job_that_waits_for_its_own_follower_is_in_a_deadlock():
+    scheduler = make_scheduler(slots=2)
+    outer, free = submit(scheduler), submit(scheduler)
+    inner = submit(scheduler, after=(outer, free))
+
+    assert deadlock(scheduler, inner, job_1={inner}) == "job 1 waits for job 3"
+    assert deadlock(scheduler, free, job_1={inner}) is None
+
+
+def test_of_many_jobs_in_a_deadlock_the_first_are_named():
+    scheduler = make_scheduler(slots=MAX_HOLDERS + 2)
+    for _ in range(MAX_HOLDERS + 3):
+        submit(scheduler)
+    last = JobId(MAX_HOLDERS + 3)
+    awaited = {JobId(number): {last} for number in range(1, last)}
+
+    reason = scheduler.deadlock(last, awaited, NOW)
+
+    assert reason is not None
+    explanation = Explanation(reasons=(reason, Reason(cause=Cause.SLOTS, slots=1)))
+    assert deadlock_in_words(explanation) == words_of(reason)
+    assert words_of(reason).endswith("job 5 waits for job 8 and 2 more; cancel one, or allow more")

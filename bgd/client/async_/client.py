@@ -422,9 +422,13 @@ class AsyncClient(AsyncDaemonClient):
         [shown, *_] = await self._channel.collect(requests.Show(UNNUMBERED, job_id))
         return expected(shown, replies.Shown).job
 
-    async def explain(self, job_id: int) -> Explanation:
-        """Return what keeps a job from running, in order, and when it will likely start."""
-        request = requests.Explain(UNNUMBERED, job_id)
+    async def explain(self, job_id: int, *, waits: bool = False) -> Explanation:
+        """Return what keeps a job from running, in order, and when it will likely start.
+
+        `waits`: this process is about to wait for the job. If it belongs to a job itself, that may be a
+        deadlock.
+        """
+        request = requests.Explain(UNNUMBERED, job_id, waits)
         reply = await self._channel.ask(request, replies.Explained, repeatable=True)
         return reply.explanation
 

@@ -190,7 +190,8 @@ class ReadHandler:
         async with client.in_turn():
             await self._supervisor.saved_unless_stuck()  # its state on disk is the one to explain
             view = await _view(self._store, request.job)
-            explanation = await explanation_of(view, self._supervisor, self._store)
+            asker = client.pid if request.waits else None
+            explanation = await explanation_of(view, self._supervisor, self._store, asker)
             # without the arguments: at their limit both do not fit into a frame
             return replies.Explained(request.id, replace(view, arguments=None), explanation)
 
@@ -209,7 +210,7 @@ class ReadHandler:
     async def _open_keyboard(self, request: requests.GetKeyboard, client: ClientConnection) -> None:
         job_id, link = JobId(request.job), self._supervisor.link
         with (
-            self._supervisor.subscribe_to_log(job_id) as subscription,
+            self._supervisor.subscribe_to_log(job_id, client.pid) as subscription,
             self._supervisor.subscriptions.watch(subscription, lambda: (link.is_connected, link.absence)),
         ):
             view = await _view(self._store, job_id)
@@ -238,7 +239,9 @@ class ReadHandler:
 
     async def _wait(self, request: requests.Wait, client: ClientConnection) -> None:
         waiting, progress = set(map(JobId, request.jobs)), partial(replies.ProgressPart, request.id)
-        with self._supervisor.subscriptions.subscribe(waiting, progress=request.progress) as subscription:
+        with self._supervisor.subscriptions.subscribe(
+            waiting, progress=request.progress, pid=client.pid
+        ) as subscription:
             if request.progress:
                 reports = await self._store.search(read.progress_of, list(waiting))
                 await send_parts(reports, progress, client)
@@ -445,7 +448,7 @@ async def _follow_logs(
     attempts = _requested_attempts(request, view)
     attempt = attempts[0] if attempts else view.attempt + 1
     offset = None if attempts else 0  # an attempt that is yet to come is sent whole
-    with supervisor.subscribe_to_log(job_id) as subscription:
+    with supervisor.subscribe_to_log(job_id, client.pid) as subscription:
         if request.tail is not None:  # a client that resumes needs to know where the output began
             offset = await _first_offset(request, LogReader(log_dir, view.id, attempt)) if attempts else 0
             await client.send_and_drain(replies.LogPart(request.id, attempt, b"", offset=offset))
