@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bgd.core.explain import Cause
-from bgd.core.job import Decision, JobId, NextStep, Outcome, RetryPolicy, State
-from bgd.core.scheduler import CommandAttempt
+from bgd.core.job import CANCELLED_BEFORE_START, Decision, JobId, NextStep, Outcome, RetryPolicy, State
+from bgd.core.scheduler import CANCELLED_BEFORE_NEXT_ATTEMPT, CommandAttempt
 from tests.core.scheduling import (
     NOW,
     THREE_RETRIES,
@@ -37,6 +37,27 @@ def test_a_job_without_retries_is_finished_and_forgotten(outcome, state):
 
     assert scheduler.get(job_id) is None
     assert len(scheduler) == 0
+
+
+@pytest.mark.parametrize(
+    ("has_begun", "attempt", "reason"),
+    [
+        (True, 1, None),
+        (False, 1, CANCELLED_BEFORE_START),
+        (False, 2, CANCELLED_BEFORE_NEXT_ATTEMPT),
+    ],
+)
+def test_a_job_whose_attempt_has_not_begun_is_cancelled_before_it_started(has_begun, attempt, reason):
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, RetryPolicy(retries=2, delay=0.0))
+    for number in range(1, attempt):
+        scheduler.ended(job_id, number, Outcome.EXIT, NOW)
+    scheduler.cancel(job_id, NOW)
+
+    scheduler.ended(job_id, attempt, Outcome.CANCELLED, NOW, has_begun=has_begun)
+
+    save = scheduler.take_effects()[-1]
+    assert (save.job.state, save.reason) == (State.CANCELLED, reason)
 
 
 def test_a_failed_job_waits_and_runs_again_until_its_retries_are_used_up():
