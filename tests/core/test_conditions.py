@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.core import conditions
 from bgd.core.job import Conditions, Job, JobId, Now, RetryPolicy, State
-from bgd.core.spec import JobSpec
+from bgd.core.spec import JobSpec, Reference
 
 NOW = Now(elapsed=100.0, wall=1_790_000_000.0)
 
@@ -62,3 +63,41 @@ def test_a_search_for_a_cycle_looks_once_at_a_job_that_many_wait_for():
     assert conditions.find_cycle(JobId(1), [2, 3], job_of) is None
     assert looks == [2, 4, 5, 3, 4]
     assert conditions.find_cycle(JobId(5), [2, 3], job_of) == 2
+
+
+FINISHED = Job(JobId(9), State.CANCELLED, "default", 0, RetryPolicy())
+ENDED = {JobId(1): State.SUCCEEDED, JobId(2): State.FAILED, JobId(3): State.CANCELLED}
+
+
+@pytest.mark.parametrize(
+    ("options", "attempt", "problem"),
+    [
+        ({"after": (1,), "after_any": (2, 5)}, 0, None),
+        ({"after": (4,)}, 0, None),  # it has not finished
+        ({"after": (1, 2)}, 1, "job 9 waits for job 2, which failed: retry it, too"),
+        ({"after": (3,)}, 0, "job 9 waits for job 3, which was cancelled: retry it, too"),
+        ({"after": (5,)}, 0, "job 9 waits for job 5, which was removed: submit it again"),
+        ({"after": (5,)}, 1, None),  # it has waited for it
+        (
+            {"after": (5,), "references": (Reference(5, ("args", 0)),)},
+            1,
+            "job 9 waits for job 5, which was removed: submit it again",
+        ),
+    ],
+)
+def test_a_finished_job_waits_again_unless_what_it_waits_for_cannot_succeed(options, attempt, problem):
+    spec = JobSpec(argv=("true",), **options)
+
+    assert conditions.unmet(replace(FINISHED, attempt=attempt), spec, ENDED, [JobId(4)]) == problem
+
+
+@pytest.mark.parametrize(("attempt", "expires"), [(0, 160.0), (1, None)])
+def test_a_finished_job_waits_for_everything_again_except_its_delay(attempt, expires):
+    kept = Conditions(key="k", slots=2, resources=(("gpu", 1),))
+    job = replace(FINISHED, attempt=attempt, conditions=kept)
+    spec = JobSpec(argv=("true",), delay=5.0, at=9.0, expires=60.0, after=(1, 4), after_any=(2, 6), key="k")
+
+    revived = conditions.revived(job, spec, NOW, [JobId(4), JobId(6)])
+
+    assert revived.due is None
+    assert revived.conditions == replace(kept, at=9.0, expires=expires, after=(4,), after_any=(6,))

@@ -14,6 +14,7 @@ from bgd.daemon.retries import Retries
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import read, write
 from bgd.daemon.storage import schedules as schedule_storage
+from bgd.daemon.storage.database import insert_rows
 from tests.simulation.run import SimulationRun
 from tests.simulation.search import search
 
@@ -64,7 +65,11 @@ def bring_nothing_along(monkeypatch):
 
 
 def forget_dependents(monkeypatch):
-    monkeypatch.setattr(write, "_insert_dependents", lambda *_: None)
+    def lose(db, statement, *rows):
+        if "dependents" not in statement:
+            insert_rows(db, statement, *rows)
+
+    monkeypatch.setattr(write, "insert_rows", lose)
 
 
 def bring_along_in_a_later_transaction(monkeypatch):

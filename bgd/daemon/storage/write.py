@@ -432,8 +432,7 @@ class SpecWriter:
         if len(first) < len(rows):
             others = [row for row in rows if row[2] not in made]
             insert_rows(db, f"{_INSERT_SPEC}) VALUES", "(?, ?, ?)", others)
-        _insert_tags(db, specs)
-        _insert_dependents(db, specs)
+        _insert_links(db, specs)
         return map(itemgetter(1), rows)
 
     def edit(self, db: sqlite3.Connection, specs: dict[JobId, JobSpec]) -> None:
@@ -447,9 +446,8 @@ class SpecWriter:
         self._unshare(db, before)
         names = [(spec.name, spec.notify, spec.session, job) for job, spec in specs.items()]
         update_rows(db, "UPDATE jobs SET name = ?, notify = ?, session = ? WHERE id = ?", names)
-        _insert_tags(db, stored)
         db.executemany("DELETE FROM dependents WHERE job = ?", [(job,) for job in specs])
-        _insert_dependents(db, stored)
+        _insert_links(db, stored)
 
     def remove(self, db: sqlite3.Connection, job_ids: list[JobId]) -> None:
         """Delete specs and tags, and the environments that no other job has."""
@@ -503,17 +501,6 @@ class SpecWriter:
         return known
 
 
-def _insert_dependents(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
-    """Write which jobs have to succeed before these start, and which of these need their results."""
-    rows = [
-        (source, job, source in {each.job for each in stored.spec.references})
-        for job, stored in specs.items()
-        for source in dict.fromkeys(stored.spec.after)
-    ]
-    if rows:
-        insert_rows(db, "INSERT INTO dependents VALUES", "(?, ?, ?)", rows)
-
-
 def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[Counted]:
     """Return how many of these jobs have each environment."""
     found: Counter[Counted] = Counter()
@@ -522,10 +509,21 @@ def _environments_of(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counte
     return found
 
 
-def _insert_tags(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
-    tags = [(tag, job) for job, stored in specs.items() for tag in {*stored.spec.tags}]
+def _insert_links(db: sqlite3.Connection, specs: dict[JobId, StoredSpec]) -> None:
+    """Write the tags of jobs, which jobs have to succeed before them, and whose results they need."""
+    tags: list[tuple[str, JobId]] = []
+    dependents: list[tuple[int, JobId, bool]] = []
+    for job, stored in specs.items():  # most jobs have neither, and each call counts
+        spec = stored.spec
+        if spec.tags:
+            tags += [(tag, job) for tag in {*spec.tags}]
+        if spec.after:
+            needed = {reference.job for reference in spec.references}
+            dependents += [(source, job, source in needed) for source in {*spec.after}]
     if tags:
         insert_rows(db, "INSERT INTO tags VALUES", "(?, ?)", tags)
+    if dependents:
+        insert_rows(db, "INSERT INTO dependents VALUES", "(?, ?, ?)", dependents)
 
 
 def _remove_tags(db: sqlite3.Connection, job_ids: Iterable[JobId]) -> Counter[int]:
