@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 START_PATIENCE = 2.0  # seconds without a report until an attempt counts as waiting for its launcher
 ANSWER_PATIENCE = 5.0  # seconds for the launcher to answer a question
-OLD_LAUNCHER = "its launcher is from an older bgd; bgd replaces it when it starts while no job runs"
 
 
 class Dispatcher:
@@ -91,8 +90,6 @@ class Dispatcher:
         attempt = self._attempts.active[job.id]
         slot, tokens = attempt.slot, attempt.tokens
         launch = build_launch(key, job, spec, slot, config, position, place=place, tokens=tokens)
-        if not self._link.supports(launch):
-            return unreported_end(job, Outcome.REFUSED, now().wall, OLD_LAUNCHER)
         if self._link.send(launch):
             attempt.is_unsent = False
             self.watch_log(job.id)
@@ -203,8 +200,7 @@ class Dispatcher:
         link, answer = self._link, self._link.ask_usage()
         await asyncio.wait({answer}, timeout=0.0 if link.obstacle else ANSWER_PATIENCE)
         if not answer.done() or (usages := answer.result()) is None:
-            is_old = link.is_connected and not link.supports(launching.MeasureUsage())
-            return {}, OLD_LAUNCHER if is_old else link.obstacle or "the launcher does not answer"
+            return {}, link.obstacle or "the launcher does not answer"
         return {
             job.id: JobUsage(
                 cpu_percent=each.cpu_percent, memory_bytes=each.memory_bytes, processes=each.processes

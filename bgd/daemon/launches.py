@@ -325,7 +325,6 @@ def on_executor(launch: Launch, spec: JobSpec, executor: ExecutorConfig) -> Laun
             slurm = SlurmStart(
                 folder=executor.folder,
                 python=executor.python,
-                options=[],
                 conf=executor.conf,
                 variables=slurm_variables(executor),
                 requests_per_second=executor.requests_per_second,

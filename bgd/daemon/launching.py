@@ -160,24 +160,22 @@ class LauncherLink:
     def ask(self, key: AttemptKey, *, settled: bool = False) -> asyncio.Future[bool | None]:
         """Ask the launcher whether an attempt has not ended; None: no launcher is connected.
 
-        `settled`: as in CheckAttempt. An earlier launcher cannot say, so True.
+        `settled`: as in CheckAttempt.
         """
         question = launching.CheckAttempt(key, next(self._numbers), settled)
-        return self._ask(question, question.number, unknown=True)
+        return self._ask(question, question.number)
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage] | None]:
-        """Ask the launcher what running attempts use; None: no launcher is connected, or it cannot say.
+        """Ask the launcher what running attempts use; None: no launcher is connected.
 
         Requests that come before the answer share it.
         """
         return self._questions.get(_ABOUT_USAGE) or self._ask(launching.MeasureUsage(), _ABOUT_USAGE)
 
-    def _ask(self, question: ToLauncher, number: int, *, unknown: bool | None = None) -> asyncio.Future[Any]:
-        """Return the answer to a question: `unknown` if the launcher does not know it, None without one."""
+    def _ask(self, question: ToLauncher, number: int) -> asyncio.Future[Any]:
+        """Return the answer to a question, None without a launcher."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if not self.supports(question):
-            answer.set_result(unknown)
-        elif self.send(question):
+        if self.send(question):
             self._questions[number] = answer
         else:
             answer.set_result(None)
@@ -188,13 +186,6 @@ class LauncherLink:
         answer = self._questions.pop(number, None)
         if answer is not None and not answer.done():
             answer.set_result(result)
-
-    def supports(self, message: ToLauncher) -> bool:
-        """Return whether the launcher that was greeted last knows this message; an older one may not (R7).
-
-        A launcher is replaced only when bgd starts while no job runs.
-        """
-        return launching.protocol_of(message) <= self.protocol
 
     @property
     def has_started_launcher(self) -> bool:
@@ -214,15 +205,11 @@ class LauncherLink:
         """Return a keyboard of an attempt's terminal, and the size of its log; None: it has no terminal now.
 
         Raises:
-            Refused: the launcher is an older one or does not answer, or the terminal has too many.
+            Refused: the launcher does not answer, or the terminal has too many.
         """
         if not self.is_connected:
             return None
         request, refusal = launching.OpenKeyboard(key), f"job {key.job} has no keyboard now"
-        if not self.supports(request):
-            raise Refused(
-                f"the keyboard of job {key.job} needs a newer launcher: bgd starts one once no job runs"
-            )
         if (obstacle := self.obstacle) is not None:
             raise Refused(f"{refusal}: {obstacle}")
         try:
@@ -261,8 +248,8 @@ class LauncherLink:
 
     def _trade(self) -> Held:
         held, fds = launching.NO_SOCKETS, list[int]()
-        if not (self.is_connected and self.supports(launching.TradeSockets())):
-            return NOTHING_HELD  # without such a launcher the sockets end with this daemon
+        if not self.is_connected:
+            return NOTHING_HELD  # without a launcher the sockets end with this daemon
         try:
             with self._asked(launching.TradeSockets(), ALONE_SECONDS) as connection:
                 held, fds, *_ = socket.recv_fds(
@@ -363,7 +350,7 @@ class LauncherLink:
 
         Only a supervisor of this database should have greeted the launcher, but any process of this user can.
         """
-        if declined.generation < self._generation:  # another reason, or an older launcher
+        if declined.generation < self._generation:  # another reason
             self._report_problem(f"it declined: {declined.problem}")
         elif await self._store.read(generation) > self._generation:
             self._report_problem("it serves another bgd with the same database: stop one of them")

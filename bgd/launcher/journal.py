@@ -64,7 +64,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     they have none. `position`: the highest position that a supervisor of its store has named.
 
     Of an attempt on a cluster, which outlives the launcher: its `launch`, and `pilot`, the name and number
-    in Slurm of the pilot that has it; None: an earlier bgd submitted it. `suspended`: it is stopped.
+    in Slurm of the pilot that has it. `suspended`: it is stopped.
     """
 
     key: AttemptKey

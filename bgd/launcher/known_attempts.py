@@ -12,7 +12,6 @@ from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilots import PilotPool
-from bgd.launcher.cluster.run import pilot_start
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began, or_without
 from bgd.launcher.local import LocalExecutor
@@ -181,7 +180,7 @@ class KnownAttempts:
             return self._local
         # as configured last
         self._controller_of(launch.slurm).settings = launch.slurm
-        executor = pilot_start(launch).executor
+        executor = launch.slurm.pilot.executor
         if executor not in self._pools:
             self._pools[executor] = PilotPool(self._context, self._controller_of, launch)
         return self._pools[executor].execute

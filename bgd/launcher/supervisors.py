@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import socket
 import struct
@@ -16,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 
-from bgd.clock import elapsed
 from bgd.errors import ProtocolError
 from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
@@ -81,7 +79,6 @@ class Supervisors:
         self._waiting: list[tuple[SupervisorConnection, ToLauncher]] = []
         self._finished: list[SupervisorConnection] = []  # sent everything, with messages not yet handled
         self._has_goodbye = False
-        self._alive_at = -math.inf  # elapsed clock: when a KeepAlive was answered last
         self._must_exit = False
         self._idle_deadline: Deadline | None = None
         self._may_exit = asyncio.Event()
@@ -233,7 +230,7 @@ class Supervisors:
             connection.transport.close()
             return
         if connection is not self._active:
-            self._channel.connect(connection.transport, greeting.newest)
+            self._channel.connect(connection.transport)
             self._active = connection
         self._has_goodbye = False
         self._journal.raise_position(store, greeting.position)
@@ -249,12 +246,6 @@ class Supervisors:
             self._channel.send(each)
         self._channel.send(launching.Ready())
         self.check_exit()
-
-    def _be_alive(self) -> None:
-        """Show that the connection works, at a limited rate."""
-        if elapsed() - self._alive_at >= _ALIVE_APART:
-            self._alive_at = elapsed()
-            self._channel.send(self._welcome)
 
     def _handle(self, message: ToLauncher) -> None:  # noqa: C901, PLR0912  a flat list of cases
         match message:
@@ -289,7 +280,7 @@ class Supervisors:
                 if self._context.outbox is not None:
                     self._context.outbox.stored(key, offset)
             case launching.KeepAlive():
-                self._be_alive()
+                self._channel.send(self._welcome)
             case launching.Greeting() | launching.TradeSockets() | launching.OpenKeyboard():
                 pass  # `receive` has handled it
             case launching.Goodbye():
@@ -307,9 +298,6 @@ def _problem_with(greeting: launching.Greeting, highest: int) -> str | None:
     if greeting.generation < highest:
         return f"its generation is {greeting.generation}, and one of generation {highest} has taken over"
     return None
-
-
-_ALIVE_APART = 1.0  # seconds between two answers to KeepAlive; a launcher sends one in 10 seconds
 
 
 # --- One connection to the launcher's socket; the process at its other end may become the active supervisor.
@@ -396,7 +384,6 @@ class SupervisorChannel:
 
     def __init__(self) -> None:
         self.frames = FrameWriter(MAX_LAUNCHING_FRAME)
-        self.newest = 0  # protocol of the supervisor
         self._timer: asyncio.TimerHandle | None = None
         self.is_slow = False
 
@@ -405,11 +392,10 @@ class SupervisorChannel:
         """Whether there is an active supervisor."""
         return self.frames.transport is not None
 
-    def connect(self, transport: asyncio.WriteTransport, newest: int) -> None:
+    def connect(self, transport: asyncio.WriteTransport) -> None:
         """Send to this supervisor from now on; drop the previous one, with everything unread and unsent."""
         self.disconnect()
         self.frames.transport = transport
-        self.newest = newest
 
     def disconnect(self) -> None:
         """Close the connection at once; drop everything unread and unsent."""
@@ -419,12 +405,12 @@ class SupervisorChannel:
     def send(self, message: FromLauncher) -> None:
         """Send a message at the end of this turn of the loop, together with others."""
         if self.is_connected:
-            self.frames.send(encode(launching.readable_by(message, self.newest)))
+            self.frames.send(encode(message))
 
     def send_soon(self, message: FromLauncher) -> None:
         """Send a message with the next one from `send`, or soon: it is not urgent."""
         if self.is_connected:
-            self.frames.add(encode(launching.readable_by(message, self.newest)))
+            self.frames.add(encode(message))
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(_SOON, self._flush_timer)
 

@@ -2,8 +2,8 @@
 
 The supervisor begins with Greeting. The launcher drops any older supervisor and answers with Welcome, one
 AttemptStarted or AttemptEnded for every attempt it knows (the snapshot), and Ready. After that each side
-reports what happens. A supervisor also understands launchers of earlier protocols. Messages and fields are
-only ever added, fields with a default. R1 to R8 are the rules in docs/reliability.md.
+reports what happens. Messages and fields are only ever added, fields with a default. R1 to R8 are the rules
+in docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Reason
 from bgd.core.job import Outcome
 from bgd.core.spec import ExecutorKind, Isolation, StopSignal
 from bgd.errors import ProtocolError
 from bgd.wire.limits import NO_LIMITS, Abilities, Limits
 
-LAUNCHING_PROTOCOL = 9
-# of a launcher whose jobs run on; one of before 5 hangs up on what it does not know
-OLDEST_LAUNCHING_PROTOCOL = 1
+LAUNCHING_PROTOCOL = 9  # the newest; it grows when a message is added
+OLDEST_LAUNCHING_PROTOCOL = 9  # of a launcher whose jobs run on: that of bgd 1.0
 MAX_GENERATION = 2**62  # SQLite takes twice that, so the supervisor always has a next one
 MAX_LAUNCHING_FRAME = 16 << 20  # both ends are ours, and any spec fits with its arguments and environment
 JOBS_PER_FOLDER = 1000
@@ -53,8 +51,7 @@ class Greeting(Struct, frozen=True, tag="greeting"):
     * `generation`: grows with every start of a supervisor. The launcher obeys the highest only (R1).
     * `position`: the id of the newest event in the database. The launcher remembers the highest one, so it
       recognizes a database that is older than its requests.
-    * `newest`: the newest protocol that the supervisor speaks. The launcher sends it nothing later. 0:
-      unknown, as before protocol 6.
+    * `newest`: the newest protocol that the supervisor speaks. The launcher sends it nothing later.
     """
 
     protocol: int
@@ -117,22 +114,22 @@ class SlurmStart(Struct, frozen=True, kw_only=True):
 
     * `folder`: the nodes share it.
     * `python`: what runs bgd there.
-    * `options`: arguments of srun, from an earlier bgd that names none for sbatch.
     * `conf`: the configuration of Slurm for its programs; empty: they find it.
     * `variables`: all that Slurm's programs get: others of Slurm would change what their arguments mean.
     * `requests_per_second`: limit on requests of all attempts with this `conf` to Slurm's controller.
     * `nodes`: how many it gets; it runs on the first, and may run srun inside. None: one, which it may share.
-    * `pilot`: how a pilot runs it. None: from an earlier bgd, for an srun of its own.
+    * `pilot`: how a pilot runs it.
+    * `options`: not used.
     """
 
     folder: str
     python: str
-    options: list[str]
     conf: str = ""
     variables: dict[str, str] = {}
     requests_per_second: float = 4.0
     nodes: int | None = None
-    pilot: PilotStart | None = None
+    pilot: PilotStart
+    options: list[str] = []
 
 
 class Launch(Struct, frozen=True, tag="launch", kw_only=True):
@@ -256,9 +253,7 @@ class OutputStored(Struct, frozen=True, tag="stored"):
 class KeepAlive(Struct, frozen=True, tag="keep_alive"):
     """Tell a pilot that its launcher still needs it; after a minute without a message it ends with its jobs.
 
-    Since protocol 6 it repeats its Welcome, which shows that the connection works. Pilots of protocol 5
-    answer with Ready, or not at all. Some launchers of protocol 5 need any answer, others ask again after
-    each Ready: a Welcome suits both.
+    It repeats its Welcome, which shows that the connection works.
     """
 
 
@@ -306,24 +301,6 @@ ToLauncher = (
 )
 
 
-def protocol_of(message: ToLauncher) -> int:
-    """Return the first launching protocol whose launchers do what the message says.
-
-    Earlier launchers close the connection when they get a message they do not know, and ignore a field.
-    """
-    match message:
-        case TradeSockets() | CheckAttempt():
-            return 6
-        case Launch(slurm=SlurmStart(pilot=PilotStart(alone=True))):
-            return 7
-        case MeasureUsage():
-            return 8
-        case OpenKeyboard():
-            return 9
-        case _:
-            return OLDEST_LAUNCHING_PROTOCOL
-
-
 # --- launcher -> supervisor ----------------------------------------------------------------------------
 
 
@@ -363,8 +340,8 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     """The process of the attempt runs; `pid` None: it is starting. `suspended`: its processes are stopped.
 
     `since`: when it started, on the elapsed clock. `place`: that of its Launch, with the node if it has one.
-    `waits`: why it has no node or, since protocol 6, no process yet; None: it has. An AttemptStarted is sent
-    again when this changes.
+    `waits`: why it has no node or no process yet; None: it has. An AttemptStarted is sent again when this
+    changes.
     """
 
     key: AttemptKey
@@ -492,14 +469,6 @@ FromLauncher = (
 )
 
 
-def readable_by(message: FromLauncher, newest: int) -> FromLauncher:
-    """Return the message without what a supervisor cannot read whose newest protocol is this one."""
-    if newest < _FIRST_WITH_START and isinstance(message, AttemptStarted) and message.waits is not None:
-        return replace(message, waits=None) if message.waits.cause is Cause.START else message
-    return message
-
-
-_FIRST_WITH_START = 6
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bgd.daemon.dispatch import OLD_LAUNCHER
 from bgd.wire.launching import AttemptKey, AttemptUsage, Measured, MeasureUsage
 from bgd.wire.replies import JobUsages
 from bgd.wire.requests import GetUsage
 from bgd.wire.views import JobUsage
 from tests.daemon.harness import served
 from tests.daemon.scripted_launcher import end
-from tests.daemon.waiting import soon
 
 USED = JobUsage(cpu_percent=97.5, memory_bytes=64_000_000, processes=3)
 
@@ -55,20 +53,6 @@ async def test_only_attempts_that_run_now_are_named(config, launcher):
         launcher.say(Measured([usage_of(each) for each in [*others, key]]))
 
         assert (await caller.hear(JobUsages)).jobs == {key.job: USED}
-
-
-async def test_a_launcher_of_an_earlier_bgd_is_not_asked_and_keeps_its_jobs(config, launcher):
-    async with served(config, launcher) as life:
-        key = await life.launched()
-        launcher.hang_up()
-        await launcher.greet(protocol=7)
-        await soon(life.is_met.wait())
-        caller = await life.call()
-
-        assert await caller.ask(GetUsage(1), JobUsages) == JobUsages(1, {}, OLD_LAUNCHER)
-
-        launcher.say(end(key))
-        assert not isinstance(await launcher.next(), MeasureUsage)
 
 
 async def test_without_a_launcher_nothing_is_known(config, launcher):

@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
-import msgspec
 import pytest
 
-from bgd.core.job import JobId, Outcome
 from bgd.daemon import launching
-from bgd.daemon.launching import NOTHING_HELD, Held
-from bgd.wire.framing import frame
+from bgd.daemon.launching import NOTHING_HELD
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
-    MAX_LAUNCHING_FRAME,
     OLDEST_LAUNCHING_PROTOCOL,
     AttemptKey,
     AttemptStarted,
-    CheckAttempt,
+    Declined,
+    Greeting,
     Ready,
     SuspendProcesses,
-    TradeSockets,
     Welcome,
     encode,
-    protocol_of,
 )
-from tests.daemon.harness import Harness, command, running_supervisor
+from tests.daemon.harness import running_supervisor
 from tests.daemon.scripted_launcher import FIRST
 from tests.daemon.waiting import soon
-from tests.wire.conversations import SUPERVISOR, recorded, says_the_same
 
 KEY = AttemptKey("store", 17, 1)
 
 
-@pytest.mark.parametrize(("protocol", "is_able"), [(5, False), (LAUNCHING_PROTOCOL, True)])
-async def test_launcher_of_an_earlier_version_gets_only_known_messages(config, launcher, protocol, is_able):
+async def test_a_launcher_of_an_unknown_protocol_is_an_obstacle_that_is_named(config, launcher):
     async with running_supervisor(config, launcher) as life:
-        greeting = await launcher.greet(protocol=protocol)
-        await soon(life.is_met.wait())
+        await launcher.accept()
+        greeting = await launcher.hear(Greeting)
+        assert (greeting.protocol, greeting.newest) == (OLDEST_LAUNCHING_PROTOCOL, LAUNCHING_PROTOCOL)
+        launcher.say(Declined("it needs launching protocol 9, this launcher speaks 8"))
+        launcher.hang_up()
 
-        assert greeting.protocol == OLDEST_LAUNCHING_PROTOCOL
-        assert life.link.supports(CheckAttempt(KEY, 1)) is is_able
+        await soon(life.link.wait_until_tried(60))
 
-
-async def test_a_launcher_of_protocol_5_is_understood(config, launcher):
-    async with running_supervisor(config, launcher) as life:
-        for who, message in recorded("launcher_5", life.store.store_id):
-            if who != SUPERVISOR:
-                launcher.say_raw(frame(msgspec.msgpack.encode(message), MAX_LAUNCHING_FRAME))
-            elif message["type"] == "goodbye":
-                break
-            else:
-                await soon(ask_for(message, life))
-                assert says_the_same(await launcher.next(), message)
-
-        assert [(await life.view(job)).outcome for job in (1, 2)] == [Outcome.SUCCEEDED, Outcome.CANCELLED]
-
-
-async def ask_for(message: dict[str, Any], life: Harness) -> None:
-    """Do what makes the daemon send this message."""
-    if message["type"] == "greeting":
-        await life.launcher.accept()
-    elif message["type"] == "launch":
-        await life.submit(command(*message["argv"]))
-    elif message["type"] != "acknowledge":  # which follows by itself
-        verb = {"stop": "cancel"}.get(message["type"], message["type"])
-        await life.actions.do(verb, JobId(message["key"][1]))
+        assert life.link.problem == "it declined: it needs launching protocol 9, this launcher speaks 8"
 
 
 async def test_what_a_launcher_says_again_after_its_snapshot_changes_nothing(config, launcher):
@@ -103,16 +74,6 @@ async def test_sending_while_the_launcher_goes_sends_nothing_and_breaks_nothing(
         await launcher.greet()
 
     assert sent == [False]
-
-
-async def test_launcher_of_an_earlier_version_is_not_asked_for_sockets(config, launcher):
-    async with running_supervisor(config, launcher) as life:
-        await launcher.greet(protocol=protocol_of(TradeSockets()) - 1)
-        await soon(life.is_met.wait())
-
-        assert await life.link.held_sockets() == NOTHING_HELD
-        await life.link.hold_sockets(Held(b"secret", []))
-        assert launcher._waiting.empty()
 
 
 async def test_launcher_that_does_not_answer_about_sockets_is_not_waited_for(

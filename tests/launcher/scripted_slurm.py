@@ -80,7 +80,6 @@ class ScriptedSlurm:
         return SlurmStart(
             folder=str(self.shared),
             python=sys.executable,
-            options=[],
             requests_per_second=1000.0,
             variables={"PATH": f"{self.folder}:{os.defpath}"},
             pilot=pilot,

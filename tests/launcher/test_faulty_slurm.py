@@ -104,7 +104,6 @@ def jobs_in(host: Host, slurm: ScriptedSlurm, number: int, keep_idle: float) -> 
     """Return a job that ends by itself, one that is cancelled while it waits, and one while it runs."""
     folder = host.state / f"runs-{number}"
     folder.mkdir()
-    assert slurm.pilot_start.pilot is not None
     start = replace(slurm.pilot_start, pilot=replace(slurm.pilot_start.pilot, keep_idle=keep_idle))
     go = host.state / f"go-{number}"
     if not keep_idle:

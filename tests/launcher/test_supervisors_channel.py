@@ -11,7 +11,6 @@ from bgd.core.job import Outcome
 from bgd.launcher.supervisors import SupervisorChannel
 from bgd.wire.framing import FrameReader
 from bgd.wire.launching import (
-    LAUNCHING_PROTOCOL,
     AttemptEnded,
     AttemptKey,
     AttemptStarted,
@@ -42,7 +41,7 @@ async def connected(channel: SupervisorChannel) -> AsyncIterator[Master]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-    channel.connect(transport, LAUNCHING_PROTOCOL)
+    channel.connect(transport)
     try:
         yield Master(theirs)
     finally:

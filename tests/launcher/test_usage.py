@@ -7,13 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 from bgd.core.spec import Isolation
 from bgd.launcher.cgroup import Group, PresentUsage
-from bgd.launcher.cluster.connection import PilotConnection
 from bgd.launcher.process import TICKS, read_process
-from bgd.wire.launching import AttemptKey, AttemptUsage, FromLauncher, Measured, MeasureUsage, protocol_of
+from bgd.wire.launching import AttemptKey, AttemptUsage, FromLauncher, Measured, MeasureUsage
 from tests.launcher.host import Host, Supervisor, needs_strace, written
 from tests.launcher.warm.calls import Calls
 from tests.support import wait_until
@@ -211,13 +209,6 @@ def test_a_pilot_says_what_its_jobs_use(host, slurm):
     wait_until(lambda: supervisor.started(key).pid)
 
     assert measured(supervisor)[key].processes == 1
-
-
-async def test_a_pilot_of_an_earlier_bgd_is_not_asked():
-    connection = PilotConnection(mock.Mock(), mock.Mock())
-    connection.protocol = protocol_of(MeasureUsage()) - 1
-
-    assert await connection.ask_usage() == []
 
 
 # --- one process

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import msgspec
+from hypothesis import find
 from hypothesis import strategies as st
 from msgspec import inspect
 
 from bgd.wire import launching, messages, replies, requests
+from bgd.wire import schedules as schedules  # noqa: PLC0414 - its messages count, too
 
 Message = Any  # a struct of one of the unions below
 
@@ -73,3 +75,36 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0
             return st.builds(struct, **{field.name: values_of(field.type) for field in fields})
         case _:
             raise NotImplementedError(f"no strategy for {kind}")
+
+
+def full_message(kind: type[msgspec.Struct]) -> Message:
+    """Return a message with a value in every field that can have one."""
+    return _full_value(inspect.type_info(kind))
+
+
+def _full_value(kind: inspect.Type) -> Any:  # noqa: PLR0911 - a line each
+    match kind:
+        case inspect.UnionType(types=kinds):
+            return _full_value(next(each for each in kinds if not isinstance(each, inspect.NoneType)))
+        case inspect.BoolType():
+            return True
+        case inspect.IntType(ge=ge, le=le) | inspect.FloatType(ge=ge, le=le):
+            usual = 3 if isinstance(kind, inspect.IntType) else 1.5
+            return type(usual)(min(max(usual, usual if ge is None else ge), usual if le is None else le))
+        case inspect.StrType(pattern=None):
+            return "größer"
+        case inspect.EnumType(cls=enum):
+            return list(enum)[-1]
+        case (
+            inspect.ListType(item_type=item, min_length=least)
+            | inspect.VarTupleType(item_type=item, min_length=least)
+        ):
+            return [_full_value(item)] * (least or 1)
+        case inspect.TupleType(item_types=items):
+            return tuple(map(_full_value, items))
+        case inspect.DictType(key_type=key, value_type=value):
+            return {_full_value(key): _full_value(value)}
+        case inspect.StructType(cls=struct, fields=fields):
+            return struct(**{field.name: _full_value(field.type) for field in fields})
+        case _:
+            return find(values_of(kind), bool)

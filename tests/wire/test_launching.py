@@ -3,31 +3,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bgd.core.explain import Cause, Reason
 from bgd.errors import ProtocolError
 from bgd.wire.framing import frame
 from bgd.wire.launching import (
     MAX_BALLAST,
     MAX_LAUNCHING_FRAME,
-    OLDEST_LAUNCHING_PROTOCOL,
     Acknowledge,
     AttemptKey,
     AttemptStarted,
-    CheckAttempt,
     Launch,
-    MeasureUsage,
-    OpenKeyboard,
-    PilotStart,
-    Ready,
-    SlurmStart,
-    TradeSockets,
     ballast_on,
     decode_from_launcher,
     decode_to_launcher,
     encode,
     log_name,
-    protocol_of,
-    readable_by,
 )
 
 KEY = AttemptKey("store", 17, 2)
@@ -74,43 +63,6 @@ def test_the_longest_launch_fits_into_a_frame():
     )
 
     assert len(frame(encode(launch), MAX_LAUNCHING_FRAME)) < MAX_LAUNCHING_FRAME
-
-
-def test_an_earlier_supervisor_gets_no_reason_that_it_cannot_read():
-    on_node = AttemptStarted(KEY, None, 1.0, waits=Reason(cause=Cause.NODE))
-    to_start = AttemptStarted(KEY, None, 1.0, waits=Reason(cause=Cause.START, problem="the disk is full"))
-
-    assert readable_by(to_start, 6) == to_start
-    assert readable_by(to_start, 0) == AttemptStarted(KEY, None, 1.0)
-    assert readable_by(on_node, 0) == on_node
-    assert readable_by(Ready(), 0) == Ready()
-
-
-LAUNCH = Launch(key=KEY, argv=["true"], env={}, cwd="/")
-PILOT = PilotStart(executor="x", nodes=1, options=[], keep_idle=60.0, cpus=1, memory=1)
-
-
-def on_slurm(pilot: PilotStart) -> Launch:
-    slurm = SlurmStart(folder="/shared", python="python3", options=[], pilot=pilot)
-    return msgspec.structs.replace(LAUNCH, slurm=slurm)
-
-
-@pytest.mark.parametrize("message", [TradeSockets(), CheckAttempt(KEY, 1)])
-def test_a_launcher_of_protocol_5_would_hang_up_on_what_came_later(message):
-    assert protocol_of(message) == 6
-
-
-def test_a_launcher_of_protocol_7_would_hang_up_on_a_question_about_usage():
-    assert protocol_of(MeasureUsage()) == 8
-
-
-def test_a_launcher_of_protocol_8_would_hang_up_on_a_keyboard():
-    assert protocol_of(OpenKeyboard(KEY)) == 9
-
-
-def test_an_older_launcher_would_run_a_job_of_its_own_pilot_beside_others():
-    assert protocol_of(on_slurm(PILOT)) == protocol_of(LAUNCH) == OLDEST_LAUNCHING_PROTOCOL
-    assert protocol_of(on_slurm(msgspec.structs.replace(PILOT, alone=True))) == 7
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ class PilotConnection(asyncio.Protocol):
         self.is_ready = False  # its snapshot is complete
         self.silent_beats = 0  # KeepAlives sent since its last message
         self.lost = asyncio.Event()
-        self.protocol = launching.OLDEST_LAUNCHING_PROTOCOL  # of the pilot
         self._usage: asyncio.Future[list[AttemptUsage]] | None = None  # that it was asked for
         self._questions: dict[int, asyncio.Future[bool | None]] = {}  # about attempts
         self._numbers = count()
@@ -54,13 +53,10 @@ class PilotConnection(asyncio.Protocol):
         self._out.send(encode(message))
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage]]:
-        """Ask what its attempts use; an earlier pilot cannot say, so nothing."""
+        """Ask what its attempts use."""
         if self._usage is None or self._usage.done():
             self._usage = asyncio.get_running_loop().create_future()
-            if launching.protocol_of(launching.MeasureUsage()) <= self.protocol:
-                self.send(launching.MeasureUsage())
-            else:
-                self._usage.set_result([])
+            self.send(launching.MeasureUsage())
         return self._usage
 
     def take_usage(self, usages: list[AttemptUsage]) -> None:
@@ -69,17 +65,10 @@ class PilotConnection(asyncio.Protocol):
             self._usage.set_result(usages)
 
     def ask(self, key: AttemptKey) -> asyncio.Future[bool | None]:
-        """Ask whether an attempt has not ended, once it is settled; None: the connection is lost.
-
-        An earlier pilot cannot say, so True.
-        """
+        """Ask whether an attempt has not ended, once it is settled; None: the connection is lost."""
         question = launching.CheckAttempt(key, next(self._numbers), settled=True)
-        answer: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
-        if launching.protocol_of(question) <= self.protocol:
-            self._questions[question.number] = answer
-            self.send(question)
-        else:
-            answer.set_result(True)
+        self._questions[question.number] = answer = asyncio.get_running_loop().create_future()
+        self.send(question)
         return answer
 
     def take_answer(self, number: int, is_alive: bool | None) -> None:  # noqa: FBT001 - as it came

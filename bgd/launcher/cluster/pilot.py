@@ -337,7 +337,7 @@ class Pilot:
         if own is not None:
             what = f"job {own.launch.key.job}, attempt {own.launch.key.attempt}"
         return [
-            *(self._pool.start.options if own is None or slurm is None else own.start.own or slurm.options),
+            *(self._pool.start.options if own is None else own.start.own),
             *("--parsable", f"--job-name={self.name}", f"--comment=bgd {what}"),
             *(f"--nodes={nodes}", f"--ntasks={nodes}", "--no-requeue", "--chdir=/"),
             *(f"--output={self._folder.path}/log", f"--error={self._folder.path}/log"),
@@ -473,9 +473,8 @@ class Pilot:
             ProtocolError: it declines this launcher.
         """
         match message:
-            case launching.Welcome(protocol=protocol, node=node):
+            case launching.Welcome(node=node):
                 self.node = node or self.node
-                connection.protocol = protocol
             case launching.Declined():
                 raise ProtocolError(message.problem)
             case launching.Ready():
@@ -547,14 +546,11 @@ class Pilot:
         """
         if connection is not self._connection:
             return
-        if connection.silent_beats == 0:
-            self.send(launching.KeepAlive())
-        elif connection.silent_beats == 1:
-            connection.greet(self._pool.store)  # every version answers this; early ones of 5 no KeepAlive
-        else:
-            log.warning("pilot %s: no answer for %g s: connecting again", self.name, 2 * _BEAT)
+        if connection.silent_beats == _SILENT_BEATS:
+            log.warning("pilot %s: no answer for %g s: connecting again", self.name, _SILENT_BEATS * _BEAT)
             connection.drop()
             return
+        self.send(launching.KeepAlive())
         connection.silent_beats += 1
         self._context.deadlines.after(_BEAT, partial(self._keep_alive, connection))
 
@@ -589,5 +585,6 @@ _CAUSES = {
     "OUT_OF_MEMORY": Outcome.OOM,
 }
 _OF_A_CAUSE = {Outcome.INTERRUPTED, Outcome.SIGNAL, Outcome.UNKNOWN}
-_BEAT = LEASE / 6  # after three of them the connection is dropped, which leaves time for the next one
+_BEAT = LEASE / 6  # seconds between two KeepAlives
+_SILENT_BEATS = 2  # until the connection is dropped, which leaves time for the next one
 _HUNG = 3 * LEASE  # seconds without an answer until Slurm must end it: by itself it ends after two leases

@@ -20,7 +20,7 @@ from bgd.launcher.attempt import Attempt
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.folder import PilotFolder
 from bgd.launcher.cluster.pilot import Pilot
-from bgd.launcher.cluster.run import PilotRun, pilot_start
+from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.context import Context
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
@@ -44,7 +44,7 @@ class PilotPool:
         self.controller_of = controller_of
         assert launch.slurm is not None  # noqa: S101  checked by the caller
         self.slurm: SlurmStart = launch.slurm
-        self.start = pilot_start(launch)
+        self.start = launch.slurm.pilot
         self.store = launch.key.store
         self._waiting: OrderedDict[AttemptKey, PilotRun] = OrderedDict()  # the next one first
         self._shared: dict[str, Pilot] = {}  # by their names

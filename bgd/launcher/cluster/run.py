@@ -21,7 +21,7 @@ from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.tree import StopReason
 from bgd.wire import launching
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch, ToLauncher
+from bgd.wire.launching import AttemptEnded, AttemptStarted, ToLauncher
 
 if TYPE_CHECKING:
     from bgd.launcher.cluster.pilot import Pilot
@@ -38,7 +38,8 @@ class PilotRun:
 
     def __init__(self, attempt: Attempt, context: Context, pool: PilotPool) -> None:
         self.launch = attempt.launch
-        self.start = pilot_start(attempt.launch)  # what it needs of a pilot
+        assert attempt.launch.slurm is not None  # noqa: S101  checked by the caller
+        self.start = attempt.launch.slurm.pilot  # what it needs of a pilot
         self.pid: int | None = None
         self._attempt = attempt
         self._context = context
@@ -84,8 +85,6 @@ class PilotRun:
         """Let it wait for a pilot, or find the pilot that has it."""
         if self._adopted is None:
             self._pool.add(self)
-        elif self._adopted.pilot is None:
-            self._context.begin(self._end_former(), f"job {self.launch.key.job}")
         else:
             self._attempt.started_at = self._adopted.started_at
             self._attempt.logged = bytes_logged(self._context.log_path(self.launch))
@@ -258,26 +257,7 @@ class PilotRun:
             )
         )
 
-    async def _end_former(self) -> None:
-        """Cancel in Slurm what an earlier bgd started with an srun of its own."""
-        assert self.launch.slurm is not None  # noqa: S101  as above
-        await self._pool.controller_of(self.launch.slurm).release(former_name(self.launch.key))
-        self.finish(self._attempt.never_ran(Outcome.INTERRUPTED, "an earlier bgd started it"))
-
-
-def pilot_start(launch: Launch) -> launching.PilotStart:
-    """Return what an attempt needs from a pilot."""
-    assert launch.slurm is not None  # noqa: S101  checked by the caller
-    return launch.slurm.pilot or replace(_FORMER, executor=launch.place.executor if launch.place else "")
-
-
-def former_name(key: AttemptKey) -> str:
-    """Return the name that the job of an attempt had in Slurm before each went to a pilot."""
-    return f"bgd-{key.store}-{key.job}-{key.attempt}"
-
 
 _OF_A_STOP = {Outcome.CANCELLED, Outcome.INTERRUPTED, Outcome.UNKNOWN}  # possible outcomes after a stop
 _OF_SLURM = ("SLURM_", "SRUN_")
 _OVERDUE = 60.0  # seconds after the grace time
-# of what an earlier bgd starts without a pilot
-_FORMER = launching.PilotStart(executor="", nodes=0, options=[], keep_idle=0.0, cpus=1, memory=0, alone=True)

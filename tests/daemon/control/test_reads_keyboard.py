@@ -15,7 +15,7 @@ from bgd.daemon.control import reads
 from bgd.daemon.threads import THREADS
 from bgd.errors import Full
 from bgd.wire.framing import HEADER
-from bgd.wire.launching import AttemptStarted, OpenKeyboard, decode_to_launcher, protocol_of
+from bgd.wire.launching import AttemptStarted, OpenKeyboard, decode_to_launcher
 from bgd.wire.replies import End, ErrorCode, Failed, LogPart
 from bgd.wire.requests import GetKeyboard
 from tests.daemon.harness import command, served
@@ -45,20 +45,6 @@ async def test_what_the_launcher_says_is_the_refusal(config, launcher):
 
         problem = f"job {key.job} has no keyboard now: its 16 keyboards are all in use: detach one"
         assert await caller.hear(Failed) == Failed(1, ErrorCode.REFUSED, problem)
-
-
-async def test_an_older_launcher_is_not_asked(config, launcher):
-    async with served(config, launcher) as life:
-        key = await life.launched(PTY)
-        life.link.protocol = protocol_of(OpenKeyboard(key)) - 1
-        caller = await life.call()
-
-        failed = await caller.ask(GetKeyboard(1, key.job), Failed)
-
-        assert failed.message == (
-            f"the keyboard of job {key.job} needs a newer launcher: bgd starts one once no job runs"
-        )
-        assert launcher._waiting.empty()
 
 
 async def test_an_attempt_without_a_terminal_yet_is_asked_for_again_once_it_runs(config, launcher):

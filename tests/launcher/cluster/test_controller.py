@@ -11,7 +11,9 @@ import pytest
 
 from bgd.launcher.cluster import controller
 from bgd.launcher.cluster.controller import Controller, excluding
-from bgd.wire.launching import SlurmStart
+from bgd.wire.launching import PilotStart, SlurmStart
+
+PILOT = PilotStart(executor="pilots", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def waits_of(monkeypatch):
 
     context: Any = SimpleNamespace(deadlines=SimpleNamespace(wait=wait))
     limited = Controller(
-        context, SlurmStart(folder="/shared", python="python3", options=[], requests_per_second=2.0)
+        context, SlurmStart(folder="/shared", python="python3", requests_per_second=2.0, pilot=PILOT)
     )
 
     async def ask(*times: float) -> list[float]:
@@ -66,7 +68,7 @@ async def asked():
         context: Any = SimpleNamespace(
             group=group, deadlines=deadlines, begin=lambda action, _: group.create_task(action)
         )
-        asked = Controller(context, SlurmStart(folder="/shared", python="python3", options=[]))
+        asked = Controller(context, SlurmStart(folder="/shared", python="python3", pilot=PILOT))
         asked.run = run  # type: ignore[method-assign, assignment]  # which would run Slurm's programs
         yield asked, answer, ran
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from msgspec.structs import replace
 
 from bgd.core.explain import Cause
 from bgd.core.job import Outcome
-from bgd.core.spec import ExecutorKind
-from bgd.launcher import journal
-from bgd.launcher.journal import Began
-from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Place, StopProcesses
-from tests.launcher.host import is_alive, launch_of
+from bgd.wire.launching import AttemptKey, AttemptStarted, StopProcesses
+from tests.launcher.host import is_alive
 from tests.support import wait_until
 
 
@@ -46,7 +41,6 @@ def test_each_job_gets_an_allocation_that_ends_with_it_and_leaves_nothing(host, 
 
 def test_a_job_that_is_too_large_for_the_pilots_there_are_gets_one_of_its_own(supervisor, slurm):
     supervisor.run("true", slurm=slurm.pilot_start)
-    assert slurm.pilot_start.pilot is not None
     large = replace(slurm.pilot_start, pilot=replace(slurm.pilot_start.pilot, cpus=3))  # the node has two
 
     assert supervisor.run("sh", "-c", "exit 5", slurm=large).exit_code == 5
@@ -182,50 +176,6 @@ def test_a_job_that_waits_for_its_pilot_can_be_cancelled(host, supervisor, slurm
     assert supervisor.ended(job).outcome is Outcome.CANCELLED
     (slurm.folder / "refusal").unlink()
     wait_until(lambda: not slurm.pilots and not folders(slurm))
-
-
-def test_a_job_that_an_earlier_bgd_ran_by_srun_is_interrupted_once_slurm_has_it_no_more(host, slurm):
-    launch = launch_of("true", slurm=replace(slurm.pilot_start, pilot=None))
-    key = launch.key
-    host.start()
-    host.supervise().run("true")
-    host.kill()
-    with host.journal.open("ab") as file:
-        file.write(journal._framed(Began(key, 0, 0.0, time.time(), launch=launch)))
-    in_background = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]
-    its_srun = int(subprocess.check_output(in_background))
-    (slurm.folder / "jobs/99").write_text(f"bgd-{key.store}-{key.job}-{key.attempt} {its_srun}\n")
-
-    host.start()
-    after = host.supervise(2)
-    ended = after.snapshot[key]
-    if not isinstance(ended, AttemptEnded):
-        ended = after.ended(key)
-
-    assert (ended.outcome, ended.problem) == (Outcome.INTERRUPTED, "an earlier bgd started it")
-    assert not is_alive(its_srun)
-
-
-def test_a_job_of_an_earlier_daemon_runs_by_a_pilot_of_its_own_and_no_other_waits_for_it(supervisor, slurm):
-    by_srun = replace(slurm.pilot_start, pilot=None, options=["--partition=short"])
-    supervisor.usual["place"] = Place(executor="pilots", kind=ExecutorKind.SLURM)
-
-    assert supervisor.run("sh", "-c", "exit 3", slurm=by_srun).exit_code == 3
-    assert "--partition=short" in (slurm.folder / "sbatchs").read_text()
-    job = supervisor.launch("sleep", "1000", slurm=by_srun)
-    assert supervisor.run("sh", "-c", "exit 4", slurm=slurm.pilot_start).exit_code == 4
-    supervisor.say(StopProcesses(job, 0.0))
-    assert supervisor.ended(job).outcome is Outcome.CANCELLED
-
-
-def test_a_large_job_of_an_earlier_daemon_gets_the_options_that_this_names(supervisor, slurm):
-    supervisor.run("true", slurm=slurm.pilot_start)
-    assert slurm.pilot_start.pilot is not None
-    pilot = replace(slurm.pilot_start.pilot, cpus=3)  # the node has two
-    large = replace(slurm.pilot_start, pilot=pilot, options=["--cpus-per-task=3"])
-
-    assert supervisor.run("true", slurm=large).outcome is Outcome.SUCCEEDED
-    assert "--cpus-per-task=3" in (slurm.folder / "sbatchs").read_text().splitlines()[1]
 
 
 def test_a_killed_job_was_not_ended_by_slurm_if_only_bgd_cancelled_its_pilot(supervisor, slurm):
