@@ -5,7 +5,8 @@ import pytest
 from bgd.core.conditions import find_cycle
 from bgd.core.explain import Cause
 from bgd.core.job import Conditions, JobId, Now, Outcome, State
-from bgd.core.scheduler import EXPIRED, SaveJob
+from bgd.core.limits import QueueRule
+from bgd.core.scheduler import EXPIRED, SaveJob, Scheduler
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,
@@ -208,3 +209,17 @@ def test_a_job_whose_date_has_come_stays_queued_when_the_clock_is_set_back():
     scheduler.ended(running, 1, Outcome.SUCCEEDED, Now(elapsed=1.0, wall=10.0))
 
     assert started_ids(scheduler) == [dated]
+
+
+def test_a_queue_is_paused_by_itself_with_all_others_or_because_bgd_is_about_to_exit():
+    rules = {"night": QueueRule(paused=True), "apart": QueueRule(apart=True)}
+    scheduler = Scheduler(1, rules, last_id=0, roll=lambda: 0.5)
+
+    def paused():
+        return [queue for queue in ("night", "apart", "default") if scheduler.is_paused(queue)]
+
+    assert paused() == ["night"]
+    scheduler.pause(Cause.PAUSE)
+    assert paused() == ["night", "default"]
+    scheduler.pause(Cause.SHUTDOWN)
+    assert paused() == ["night", "apart", "default"]
