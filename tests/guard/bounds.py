@@ -36,8 +36,8 @@ BOUNDS = {
     # one for the reasons why a job waits there, which the daemon explains; four for pilots,
     # one that looks into the shared folder, and one that holds the sockets of the pages
     # one that writes frames, which the daemon shares; three for the keyboards of jobs; one for limits on what
-    # an attempt may use, which were in a larger file
-    "modules, launcher": (201, 201),
+    # an attempt may use, which were in a larger file; one for what Slurm's programs print
+    "modules, launcher": (202, 202),
     # one for the table of verbs, two for pages: the sockets that the launcher holds, and seals; and two for
     # folders that may not answer; six for facts and filters, which pages share with bgctl, for lines as HTML,
     # and for the table of jobs, the change stream and the clock of schedules, which were in larger files;
@@ -46,8 +46,8 @@ BOUNDS = {
     # two about what follows the end of a job, two for steps, four about batches and limits by key,
     # one for breakers, one for pages of batches, two for inboxes, and one for the cells that pages and
     # `bgctl list` share; one for limits on what an attempt may use, and one for slots;
-    # Python's own names of months
-    "modules, daemon": (347, 347),
+    # Python's own names of months; one for retries, and one for what Slurm's programs print
+    "modules, daemon": (349, 349),
     "modules, spawned class job": (38, 38),  # faulthandler and stopping.py are two of them
     # calls of bgd's functions, and of C functions by these: from the request to the reply or acknowledgement
     "function calls of a client, a submit": (123, 123),  # three look for the trace of the caller
