@@ -328,10 +328,9 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
     try:
         problem = recovery.problem_with(path)
     except StoreOfOtherVersion as error:
-        remedy = error.remedy or "install that bgd again"
         raise Refused(
-            f"{error.problem}, so nothing is restored: {remedy}, or move the database away to restore a"
-            " backup"
+            f"{error.problem}, so nothing is restored: install that bgd again, or move the database away to"
+            " restore a backup"
         ) from error
     if problem is None:
         rows = recovery.unreadable_rows(path)

@@ -12,9 +12,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from heapq import nlargest
-from itertools import groupby, pairwise
+from itertools import pairwise
 from math import ceil, log2
-from operator import itemgetter
 from typing import TypeVar
 
 import msgspec
@@ -234,21 +233,6 @@ def _keep_busiest(sums: dict[Row, Counts]) -> None:
         sums.setdefault((*row[:3], OTHER), Counts()).add(sums.pop(row))
 
 
-def count_earlier(db: sqlite3.Connection, now: float) -> None:
-    """Count attempts that ended before the table was there, by quarter; waits, runs and slots are left out.
-
-    Each counts as started when it ended. A million take some seconds.
-    """
-    for at, ended in groupby(db.execute(_EARLIER, (QUARTER, now - LEVELS[-1][1], now)), itemgetter(0)):
-        sums: defaultdict[Row, Counts] = defaultdict(Counts)
-        for _, queue, name, outcome, state, number in ended:
-            counts = Counts(number, outcomes={outcome: number}, finished={state: number} if state else {})
-            sums[QUARTER, at, QUEUE, queue].add(counts)
-            sums[QUARTER, at, NAME, name].add(counts)
-        _keep_busiest(sums)
-        db.executemany(_WRITE, [(*row, _encode(counts)) for row, counts in sums.items()])
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Counts).decode
 
@@ -259,12 +243,6 @@ _DELETE_OLDEST = """
     DELETE FROM activity WHERE seconds = ?1 AND at < (
         SELECT DISTINCT at FROM activity WHERE seconds = ?1 AND at <= ?2 ORDER BY at DESC LIMIT 1 OFFSET ?3
     )
-"""
-_EARLIER = """
-    SELECT cast(attempts.finished_at AS INTEGER) / ?1 * ?1, queue, ifnull(name, ''), attempts.outcome,
-        iif(attempts.attempt = jobs.attempt AND state IN ('succeeded', 'failed'), state, NULL), count(*)
-    FROM attempts CROSS JOIN jobs ON id = job
-    WHERE attempts.finished_at BETWEEN ?2 AND ?3 GROUP BY 1, 2, 3, 4, 5
 """
 
 # An attempt on a cluster takes slot 0, which is none

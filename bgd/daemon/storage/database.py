@@ -48,7 +48,7 @@ class StoreBroken(BgdError):
 
 
 class StoreOfOtherVersion(StoreBroken):
-    """A newer bgd, or a much older one, wrote the database; as far as this bgd can tell, it is sound."""
+    """A newer bgd, or one before 1.0, wrote the database; as far as this bgd can tell, it is sound."""
 
 
 class Unreadable(StoreBroken):

@@ -35,7 +35,7 @@ from bgd.daemon.storage.database import (
     translate_error,
 )
 from bgd.daemon.storage.records import pack_policy, unpack_policy
-from bgd.daemon.storage.schema import UPGRADE, VERSION, check, open_readable, open_writable, version_of
+from bgd.daemon.storage.schema import VERSION, check, open_readable, open_writable, version_of
 
 MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
@@ -89,8 +89,7 @@ def check_copy(path: str, seconds: float | None = None, *, name: str | None = No
         with closing(open_readable(path)) as db, time_limit(db, seconds):
             return _checked(db, name, Path(path).stat().st_mtime)
     except StoreBroken as error:
-        # other remedies are for the database in use
-        raise type(error)(error.problem, UPGRADE if error.remedy == UPGRADE else None) from error
+        raise type(error)(error.problem) from error  # its remedy is for the database in use
     except DECODE_ERRORS as error:
         raise StoreBroken(f"{name} is damaged ({on_one_line(error)})") from error
 
@@ -226,9 +225,9 @@ def unreadable_rows(path: str) -> list[str]:
 
 
 def move_aside(path: str, stamp: str) -> str | None:
-    """Rename the database with its -wal and -shm files; return its new name, None if it does not exist."""
+    """Rename the database with its -wal file; return its new name, None if it does not exist."""
     aside = f"{path}.damaged-{stamp}"
-    for end in ("-wal", "-shm", ""):  # the database last; only an earlier bgd left a -shm
+    for end in ("-wal", ""):  # the database last
         with suppress(FileNotFoundError):
             Path(f"{path}{end}").rename(f"{aside}{end}")
     fsync_path(str(Path(path).parent))

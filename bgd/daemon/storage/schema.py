@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from bgd.daemon.storage import activity, unreadable
+from bgd.daemon.storage import unreadable
 from bgd.daemon.storage.database import (
     DAMAGED,
     FORBIDDEN,
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 APPLICATION_ID = int.from_bytes(b"bgd\0", "big")  # in the file's header: distinguishes our files from others
 
-# The tables of version FIRST, the oldest that can be upgraded.
-FIRST = 16
+# The tables of version FIRST, those of bgd 1.0, the oldest that can be upgraded.
+FIRST = 23
 TABLES = (
     # One row. last_id grows when jobs are deleted: the last id used is this or that of the newest job.
     # logged: bytes of all logs on disk. is_outdated 1: the file is an older copy, so jobs that wait in it
@@ -49,7 +49,7 @@ TABLES = (
     # and resources are MessagePack of records.Waits and of Conditions.resources; NULL for nothing.
     # snoozes: attempts that ended so, for people. logged: bytes of its logs on disk. progress, a fraction of
     # 1, and its message are those of the latest attempt. notify: the target that the job itself names.
-    # schedule: the one that the job is of.
+    # schedule, session: those that the job is of.
     """CREATE TABLE jobs (
         id INTEGER PRIMARY KEY, state TEXT NOT NULL, queue TEXT NOT NULL, priority INTEGER NOT NULL,
         policy BLOB NOT NULL, attempt INTEGER NOT NULL, failures INTEGER NOT NULL, unseen INTEGER NOT NULL,
@@ -59,7 +59,7 @@ TABLES = (
         wall_due REAL, expires_elapsed REAL, waits BLOB, key TEXT, slots INTEGER NOT NULL DEFAULT 1,
         suspended INTEGER NOT NULL DEFAULT 0, snoozes INTEGER NOT NULL DEFAULT 0,
         logged INTEGER NOT NULL DEFAULT 0, progress REAL, progress_message TEXT, aged_from REAL,
-        created_aged REAL, notify TEXT, schedule TEXT, resources BLOB
+        created_aged REAL, notify TEXT, schedule TEXT, resources BLOB, session TEXT
     );"""
     # Everything that lists select by, newest first within a state, so that a list reads nothing else. An
     # index of all queues would slow down every change of a job, so the default queue is not in it. Rare
@@ -67,7 +67,8 @@ TABLES = (
     """CREATE INDEX jobs_by_state ON jobs (state, id, name, queue, created_at, uid);
     CREATE INDEX jobs_by_queue ON jobs (queue, state) WHERE queue <> 'default';
     CREATE INDEX jobs_by_name ON jobs (name) WHERE name IS NOT NULL;
-    CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;"""
+    CREATE INDEX jobs_by_end ON jobs (state, aged_from) WHERE aged_from IS NOT NULL;
+    CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL;"""
     # Cold: written once, read when the job starts or on request. spec is a JobSpec without env. A
     # job that is the first new one of a request has the request's token, and an answer: MessagePack of all
     # ids in the answer and of those that were not new; NULL means only this job.
@@ -111,9 +112,6 @@ TABLES = (
     INSERT INTO counts VALUES
         ('held', 0), ('blocked', 0), ('scheduled', 0), ('queued', 0), ('running', 0), ('stopping', 0),
         ('succeeded', 0), ('failed', 0), ('cancelled', 0);
-    CREATE TRIGGER count_moved AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
-        UPDATE counts SET jobs = jobs + iif(key = new.state, 1, -1) WHERE key IN (old.state, new.state);
-    END;
     CREATE TRIGGER count_gone AFTER DELETE ON jobs BEGIN
         UPDATE counts SET jobs = jobs - 1 WHERE key = old.state;
         UPDATE meta SET logged = logged - old.logged, last_id = max(last_id, old.id);
@@ -153,44 +151,22 @@ TABLES = (
     CREATE INDEX streaks_by_job ON streaks (job) WHERE job IS NOT NULL;"""
     # Messages that wait until their target may get another one: MessagePack of a Waiting.
     """CREATE TABLE notify_waiting (target TEXT PRIMARY KEY, waiting BLOB NOT NULL) WITHOUT ROWID;"""
-)
-
-# MIGRATIONS[n] turns version FIRST + n into the next. Never edit one that was released: add the next one.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    -- The subject of a streak is a schedule, 'name NAME' or 'job ID'; a name was as it is before. What is the
-    -- name of a schedule too becomes the schedule's. REPLACE: jobs may have such names already.
-    UPDATE OR REPLACE streaks SET subject = 'name ' || subject
-    WHERE job IS NULL AND subject NOT IN (SELECT name FROM schedules);
-    """,
-    """
-    -- A trigger took half the time of moving a job: whoever writes the jobs counts those that have moved.
-    DROP TRIGGER count_moved;
-    """,
-    """
-    -- What started and ended, by queue and by name, in `seconds` from `at` on. subject '': those that have no
-    -- row of their own. counts: MessagePack of activity.Counts.
-    CREATE TABLE activity (
+    # What started and ended, by queue and by name, in `seconds` from `at` on. subject '': those that have no
+    # row of their own. counts: MessagePack of activity.Counts.
+    """CREATE TABLE activity (
         seconds INTEGER NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL,
         counts BLOB NOT NULL, PRIMARY KEY (seconds, at, kind, subject)
-    ) WITHOUT ROWID;
-    """,
-    """
-    -- Jobs whose arguments refer to the results of other jobs. While `job` is unfinished, `source` stays.
-    CREATE TABLE wanted_results (
-        source INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (source, job)
-    ) WITHOUT ROWID;
-    CREATE INDEX wanted_results_by_job ON wanted_results (job);
-    -- The breakers of classes, by pattern, as MessagePack of a BreakerState with epoch times.
-    CREATE TABLE breakers (pattern TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;
-    -- The jobs that followed the end of another one.
-    CREATE TABLE follow_ups (
+    ) WITHOUT ROWID;"""
+    # The breakers of classes, by pattern, as MessagePack of a BreakerState with epoch times.
+    """CREATE TABLE breakers (pattern TEXT PRIMARY KEY, state BLOB NOT NULL) WITHOUT ROWID;"""
+    # The jobs that followed the end of another one.
+    """CREATE TABLE follow_ups (
         cause INTEGER NOT NULL, job INTEGER NOT NULL, PRIMARY KEY (cause, job)
-    ) WITHOUT ROWID;
-    -- Batches of jobs; their lines are in `batches`, by the token. ..._spec: MessagePack of the JobSpec, with
-    -- its environment, of a job that follows; ..._job: its id once it has started. kept: jobs of it that were
-    -- not deleted; a batch that has ended goes with the last of them.
-    CREATE TABLE job_batches (
+    ) WITHOUT ROWID;"""
+    # Batches of jobs; their lines are in `batches`, by the token. ..._spec: MessagePack of the JobSpec, with
+    # its environment, of a job that follows; ..._job: its id once it has started. kept: jobs of it that were
+    # not deleted; a batch that has ended goes with the last of them.
+    """CREATE TABLE job_batches (
         id INTEGER PRIMARY KEY AUTOINCREMENT, token BLOB NOT NULL, uid INTEGER NOT NULL, name TEXT,
         created_at REAL NOT NULL, finished_at REAL, is_whole INTEGER NOT NULL DEFAULT 0,
         is_cancelled INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0,
@@ -203,61 +179,49 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX job_batches_by_token ON job_batches (token);
     CREATE INDEX job_batches_by_name ON job_batches (name) WHERE name IS NOT NULL;
     CREATE INDEX job_batches_open ON job_batches (id) WHERE finished_at IS NULL;
-    CREATE INDEX job_batches_empty ON job_batches (id) WHERE kept = 0;
-    -- Runs of jobs with consecutive ids that are of one batch.
-    CREATE TABLE batch_jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, batch INTEGER NOT NULL);
+    CREATE INDEX job_batches_empty ON job_batches (id) WHERE kept = 0;"""
+    # Runs of jobs with consecutive ids that are of one batch.
+    """CREATE TABLE batch_jobs (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, batch INTEGER NOT NULL);
     CREATE INDEX batch_jobs_by_batch ON batch_jobs (batch);
     CREATE TRIGGER batch_gone AFTER DELETE ON job_batches BEGIN
         DELETE FROM batch_jobs WHERE batch = old.id;
-    END;
-    -- What jobs have recorded of their steps. value: only the job reads it. seconds: how long it had taken.
-    CREATE TABLE steps (
+    END;"""
+    # What jobs have recorded of their steps. value: only the job reads it. seconds: how long it had taken.
+    """CREATE TABLE steps (
         job INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
         value BLOB NOT NULL, at REAL NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (job, position)
-    ) WITHOUT ROWID;
-    -- The keys of finished jobs, and until when no other job may have them, on retention's clock.
-    CREATE TABLE kept_keys (job INTEGER PRIMARY KEY, key TEXT NOT NULL, until REAL NOT NULL);
-    CREATE INDEX kept_keys_by_time ON kept_keys (until);
-    """,
-    """
-    -- The session that a job belongs to; NULL for most.
-    ALTER TABLE jobs ADD COLUMN session TEXT;
-    CREATE INDEX jobs_by_session ON jobs (session) WHERE session IS NOT NULL;
-    -- Ends of jobs with a session that its reader has not acknowledged, with the facts of that end: the job
-    -- may have run again. handed_out: how often. The row goes with its job, whose name it has.
-    CREATE TABLE inbox (
+    ) WITHOUT ROWID;"""
+    # The keys of finished jobs, and until when no other job may have them, on retention's clock.
+    """CREATE TABLE kept_keys (job INTEGER PRIMARY KEY, key TEXT NOT NULL, until REAL NOT NULL);
+    CREATE INDEX kept_keys_by_time ON kept_keys (until);"""
+    # Ends of jobs with a session that its reader has not acknowledged, with the facts of that end: the job
+    # may have run again. handed_out: how often. The row goes with its job, whose name it has.
+    """CREATE TABLE inbox (
         event INTEGER PRIMARY KEY AUTOINCREMENT, uid INTEGER NOT NULL, session TEXT NOT NULL,
         job INTEGER NOT NULL, attempt INTEGER NOT NULL, state TEXT NOT NULL, outcome TEXT,
         exit_code INTEGER, signal INTEGER, reason TEXT, at REAL NOT NULL, seconds REAL, log_bytes INTEGER,
         aged REAL NOT NULL, handed_out INTEGER NOT NULL DEFAULT 0
     );
     CREATE INDEX inbox_by_session ON inbox (uid, session);
-    CREATE INDEX inbox_by_job ON inbox (job);
-    """,
-    """
-    -- Jobs that wait, or waited, for `source` to succeed. needs_result: an argument refers to its result;
-    -- while such a job is unfinished, `source` stays.
-    CREATE TABLE dependents (
+    CREATE INDEX inbox_by_job ON inbox (job);"""
+    # Jobs that wait, or waited, for `source` to succeed. needs_result: an argument refers to its result;
+    # while such a job is unfinished, `source` stays.
+    """CREATE TABLE dependents (
         source INTEGER NOT NULL, job INTEGER NOT NULL, needs_result INTEGER NOT NULL,
         PRIMARY KEY (source, job)
     ) WITHOUT ROWID;
-    CREATE INDEX dependents_by_job ON dependents (job);
-    INSERT INTO dependents SELECT source, job, 1 FROM wanted_results;
-    DROP TABLE wanted_results;
-    """,
-    """
-    -- Rows that could not be read. subject, problem: for people. job: one that may not start before a person
-    -- has seen it; is_held: it is held. kept: MessagePack of the values of the row of the table `source`.
-    CREATE TABLE set_aside (
+    CREATE INDEX dependents_by_job ON dependents (job);"""
+    # Rows that could not be read. subject, problem: for people. job: one that may not start before a person
+    # has seen it; is_held: it is held. kept: MessagePack of the values of the row of the table `source`.
+    """CREATE TABLE set_aside (
         id INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, job INTEGER, problem TEXT NOT NULL,
         source TEXT NOT NULL, kept BLOB NOT NULL, is_held INTEGER NOT NULL DEFAULT 0
-    );
-    """,
+    );"""
 )
+
+# MIGRATIONS[n] turns version FIRST + n into the next. Never edit one that was released: add the next one.
+MIGRATIONS: tuple[str, ...] = ()
 VERSION = FIRST + len(MIGRATIONS)
-_COUNTED = 19  # the first version with the table activity
-UPGRADE = "start the bgd of commit bede4c5 with it once, which upgrades it"
-"""The remedy for tables from before FIRST."""
 
 COPY_KEPT = 7 * 86_400.0  # seconds that a copy from before an upgrade is kept
 
@@ -265,8 +229,8 @@ _OTHER_TABLES = "its tables are not as bgd made them"
 
 # These are problems with the content, not with the disk
 _CONTENT_ERRORS = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
-# Page size of a new file in bytes; files of an earlier bgd have 4096. A commit changes some hundred bytes and
-# writes whole pages, so small ones write less. 1024 would slow down a scan of a million jobs by a quarter.
+# Page size of a new file in bytes. A commit changes some hundred bytes and writes whole pages, so small ones
+# write less. 1024 would slow down a scan of a million jobs by a quarter.
 _PAGE = 2048
 _CHECKPOINT = 4_096_000  # bytes in the -wal file after which SQLite moves them into the database
 _PATIENCE = 15.0  # seconds until other programs that read the file are done: more than doctor.PATIENCE
@@ -318,7 +282,7 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
     """Return the version of the file's tables.
 
     Raises:
-        StoreBroken: the file is empty or too old, or belongs to another program or a newer bgd.
+        StoreBroken: the file is empty, or belongs to another program or a newer bgd.
     """
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -331,8 +295,8 @@ def version_of(db: sqlite3.Connection, path: str) -> int:
         )
     if 0 < version < FIRST:
         raise StoreOfOtherVersion(
-            f"database {path} is too old (version {version} of its tables, this bgd knows {FIRST} and later)",
-            UPGRADE,
+            f"database {path} is from before bgd 1.0 (version {version} of its tables)",
+            f"move it away: this bgd reads version {FIRST} and later",
         )
     if version > VERSION:
         copy = copy_name(path, VERSION)
@@ -457,8 +421,6 @@ def _upgrade(db: sqlite3.Connection, path: str, version: int) -> None:
     _check_pages(db, path)
     try:
         db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION};")
-        if 0 < version < _COUNTED:
-            activity.count_earlier(db, time.time())
         if not _has_sound_tables(db, VERSION):
             raise sqlite3.DatabaseError(_OTHER_TABLES)  # noqa: TRY301 - like an error of the steps
         db.execute("COMMIT")

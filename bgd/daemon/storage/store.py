@@ -264,9 +264,8 @@ def adopt_boot(db: sqlite3.Connection, now: Now, boot_id: str) -> float:
     with transaction(db):
         known, wall_ahead, age_ahead, noted = db.execute(_KNOWN).fetchone()
         ignored = 0.0
-        if age_ahead is None:  # the database is new, or from an earlier bgd
+        if age_ahead is None:  # the database is new
             _set_age(db, now, now.wall)
-            db.execute("UPDATE jobs SET aged_from = ? WHERE aged_from > ?", (now.wall, now.wall))
         elif known != boot_id:
             off = max(now.wall - (noted - age_ahead + wall_ahead), 0)
             ignored = max(off - _MAX_DOWNTIME, 0)

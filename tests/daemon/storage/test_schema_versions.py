@@ -1,6 +1,6 @@
 """Databases of earlier versions are upgraded as a whole or not at all.
 
-`samples/version-16.sql` is what bgd of commit bede4c5 wrote: it is never changed.
+`samples/version-23.sql` is what bgd 1.0 wrote: it is never changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import pytest
 
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.storage import (
-    activity,
     change_stream,
     notifications,
     pruning,
@@ -28,14 +27,12 @@ from bgd.daemon.storage import (
     submissions,
     summaries,
 )
-from bgd.daemon.storage.activity import DAY, NAME, OTHER, QUARTER, QUEUE, Counts
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import (
     AttemptEnd,
     JobEvent,
     QueueControls,
     QueueSetting,
-    Transaction,
     UnfinishedJob,
 )
 from bgd.daemon.storage.schema import COPY_KEPT, FIRST, VERSION, delete_old_copies
@@ -56,7 +53,7 @@ from tests.daemon.storage.builders import (
 )
 from tests.support import ROOT, wait_until
 
-SAMPLE = Path(__file__).parent / "samples/version-16.sql"
+SAMPLE = Path(__file__).parent / "samples/version-23.sql"
 ENV = {"PATH": "/usr/bin", "LANG": "C.UTF-8"}
 
 
@@ -68,22 +65,6 @@ def lay_down(path):
 def content_of(path):
     with closing(sqlite3.connect(path)) as db:
         return list(db.iterdump())
-
-
-@pytest.mark.parametrize("version", range(FIRST, VERSION))
-async def test_file_of_every_earlier_version_is_upgraded(path, version):
-    db = sqlite3.connect(path)
-    schema.create_tables(db, version)
-    db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {version}")
-    db.close()
-
-    store = await Store.open(path)
-
-    await put(store, new(1))
-    assert await restored(store) == [new(1).job]
-    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
-    await store.close()
 
 
 async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
@@ -109,6 +90,16 @@ async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
     await store.close()
 
 
+@pytest.fixture
+def is_next(monkeypatch):
+    """Let this process be the next version, whose tables differ."""
+    monkeypatch.setattr(
+        schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE jobs ADD COLUMN colour TEXT;")
+    )
+    monkeypatch.setattr(schema, "VERSION", VERSION + 1)
+
+
+@pytest.mark.usefixtures("is_next")
 async def test_migration_that_makes_other_tables_than_a_new_file_has_is_undone(path):
     lay_down(path)
     with closing(sqlite3.connect(path)) as db:
@@ -116,22 +107,21 @@ async def test_migration_that_makes_other_tables_than_a_new_file_has_is_undone(p
     before = content_of(path)
 
     with pytest.raises(
-        StoreBroken, match=rf"upgraded from version 16 of its tables to {VERSION} \(its tables"
+        StoreBroken, match=rf"upgraded from version {FIRST} of its tables to {VERSION + 1} \(its tables"
     ):
         await Store.open(path)
 
     assert content_of(path) == before
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (16,)
+        assert db.execute("PRAGMA user_version").fetchone() == (FIRST,)
         db.execute("DROP INDEX of_somebody")
     await (await Store.open(path)).close()
 
 
-@pytest.mark.parametrize("version", [1, FIRST - 1])
-def test_database_that_is_too_old_is_refused_unchanged(path, version):
+def test_database_of_before_1_0_is_refused_unchanged(path):
     with closing(sqlite3.connect(path)) as db:
         db.executescript(
-            f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = {version};"
+            f"PRAGMA application_id = {schema.APPLICATION_ID}; PRAGMA user_version = {FIRST - 1};"
             " CREATE TABLE jobs (id INTEGER PRIMARY KEY); INSERT INTO jobs VALUES (7);"
         )
     before = Path(path).read_bytes()
@@ -140,8 +130,8 @@ def test_database_that_is_too_old_is_refused_unchanged(path, version):
         upgrade(path)
 
     assert str(refused.value) == (
-        f"database {path} is too old (version {version} of its tables, this bgd knows {FIRST} and later);"
-        " start the bgd of commit bede4c5 with it once, which upgrades it"
+        f"database {path} is from before bgd 1.0 (version {FIRST - 1} of its tables);"
+        f" move it away: this bgd reads version {FIRST} and later"
     )
     assert Path(path).read_bytes() == before
 
@@ -150,6 +140,7 @@ def upgrade(path):
     schema.open_writable(path, keep_copy=True).close()
 
 
+@pytest.mark.usefixtures("is_next")
 def test_copy_for_the_earlier_bgd_is_kept_before_an_upgrade(path, caplog):
     lay_down(path)
     before = content_of(path)
@@ -157,7 +148,7 @@ def test_copy_for_the_earlier_bgd_is_kept_before_an_upgrade(path, caplog):
 
     upgrade(path)
 
-    copy = Path(f"{path}.version-16")
+    copy = Path(f"{path}.version-{FIRST}")
     assert content_of(copy) == before
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert caplog.messages == [f"the tables of {path} are upgraded; an earlier bgd can read the copy {copy}"]
@@ -181,6 +172,7 @@ def test_bgd_names_the_copy_that_it_can_read(path):
         upgrade(path)
 
 
+@pytest.mark.usefixtures("is_next")
 def test_upgrade_goes_on_without_room_for_a_copy(disk, caplog):
     path = str(disk / "bgd.db")
     lay_down(path)
@@ -208,7 +200,7 @@ def test_log_of_a_database_that_is_gone_is_not_taken_for_that_of_a_new_one(path)
     assert Path(f"{path}-wal.old").read_bytes() == left
 
 
-async def test_jobs_of_version_16_are_all_there(path):
+async def test_jobs_of_version_23_are_all_there(path):
     lay_down(path)
     blocked = Conditions(after=(JobId(3),), key="größe", slots=2)
 
@@ -258,7 +250,7 @@ async def test_jobs_of_version_16_are_all_there(path):
     await store.close()
 
 
-async def test_requests_schedules_and_notifications_of_version_16_are_all_there(path):
+async def test_requests_schedules_and_notifications_of_version_23_are_all_there(path):
     lay_down(path)
 
     store = await Store.open(path)
@@ -287,7 +279,7 @@ async def test_requests_schedules_and_notifications_of_version_16_are_all_there(
     await store.close()
 
 
-async def test_jobs_of_version_16_run_on(path):
+async def test_jobs_of_version_23_run_on(path):
     lay_down(path)
     shared = "SELECT jobs FROM counts WHERE key < 'a' ORDER BY key"
     store = await Store.open(path)
@@ -320,48 +312,17 @@ async def test_jobs_of_version_16_run_on(path):
     await store.close()
 
 
-async def test_what_ended_before_there_were_counts_is_counted_by_the_upgrade(path, monkeypatch):
-    monkeypatch.setattr("time.time", lambda: NOW.wall + 60)
-    lay_down(path)
-    with closing(sqlite3.connect(path)) as db:
-        end_attempts = "INSERT INTO attempts (job, attempt, slot, launched_at, outcome, finished_at) VALUES "
-        db.execute(f"{end_attempts} (5, 0, 1, 0, 'exit', {NOW.wall - QUARTER})")  # it was retried
-        db.execute(f"{end_attempts} (6, 0, 1, 0, 'exit', {NOW.wall - 8 * DAY})")
-        db.execute(f"{end_attempts} (4, 0, 1, 0, 'exit', {NOW.wall + DAY})")  # with a wrong clock
-        db.execute("UPDATE jobs SET name = 'nightly', queue = 'mail' WHERE id = 6")
-        db.commit()
-    store = await Store.open(path)
-    end = AttemptEnd(job=JobId(3), attempt=1, outcome=Outcome.SUCCEEDED, finished_at=NOW.wall + 20)
-    ended = saves(a_job(3, State.SUCCEEDED, attempt=1), before=State.RUNNING)
-    await store.commit(Transaction(now=NOW, saves=ended, ends=[end]))
-    await store.close()
-    store = await Store.open(path)  # which counts nothing twice
-
-    begin = int(NOW.wall) // QUARTER * QUARTER - QUARTER
-    by_name = await store.read(activity.columns, NAME, begin, QUARTER, 2, NOW.wall)
-    by_queue = await store.read(activity.columns, QUEUE, begin, QUARTER, 2, NOW.wall)
-
-    earlier = Counts(1, outcomes={Outcome.EXIT: 1})
-    two = Counts(1, outcomes={Outcome.SUCCEEDED: 2}, finished={State.SUCCEEDED: 2})
-    failed = Counts(1, outcomes={Outcome.ERROR: 1}, finished={State.FAILED: 1})
-    assert by_name == {OTHER: [earlier, two], "nightly": [Counts(), failed]}
-    assert by_queue == {"default": [earlier, two], "mail": [Counts(), failed]}
-    assert sum(jobs for jobs, _ in await store.read(activity.ends)) == 3
-    assert await sql(store, "SELECT min(at), max(at) FROM activity") == [(begin, int(NOW.wall) // 60 * 60)]
-    await store.close()
-
-
 MIGRATION_WITHOUT_END = """
 import sys
 from bgd.daemon.storage import schema
 from bgd.daemon.storage.database import StoreBroken
 
-first, *later = schema.MIGRATIONS
-schema.MIGRATIONS = (first + '''
+schema.VERSION += 1
+schema.MIGRATIONS += ('''
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999)
         INSERT INTO events SELECT i + 99, randomblob(1000) FROM n;
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n;
-''', *later)
+''',)
 schema.open_writable(sys.argv[1])
 """
 
@@ -383,7 +344,6 @@ async def test_killed_migration_leaves_the_earlier_version(path):
 
     store = await Store.open(path)
     assert [job.id for job in await restored(store)] == [1, 2, 3, 4]
-    assert await sql(store, "PRAGMA user_version") == [(VERSION,)]
     await store.close()
 
 
@@ -398,6 +358,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.usefixtures("is_next")
 @pytest.mark.parametrize("room", [0, 8 << 10])  # bytes: not even for the log; not for all of it
 async def test_migration_on_a_full_disk_leaves_the_earlier_version(disk, room):
     path = str(disk / "bgd.db")
