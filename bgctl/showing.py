@@ -14,7 +14,7 @@ from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
-from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, ProtocolError, State
+from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.brief import command_line, progress_line, progress_of, short_duration
 from bgd.core.explain import Cause, Explanation, deadlock_in_words, holders_in_words, in_words, waiting_line
 from bgd.core.job import WAITING
@@ -126,7 +126,7 @@ def _as_json(
         **explanation_as_json(_explanation(daemon, job)),
         "result": _result(daemon, job),
         "attempts": as_json(attempts),
-        "steps": steps_as_json(_steps(job)),
+        "steps": steps_as_json(job.steps()),
     }
 
 
@@ -154,20 +154,12 @@ def _job_lines(daemon: Client, job: Job, attempts: list[AttemptView], usages: Us
     )
     if job.target is not None and job.state is State.SUCCEEDED:
         yield from _labelled_lines(now, ("result", json.dumps(_result(daemon, job), ensure_ascii=False)))
-    yield from _step_lines(_steps(job), now)
+    yield from _step_lines(job.steps(), now)
     shown: set[str] = set()  # tracebacks, the latest first: attempts often fail in the same way
     parts = [list(_attempt_lines(job, attempt, now, shown)) for attempt in reversed(attempts)]
     for lines in reversed(parts):
         yield ""
         yield from lines
-
-
-def _steps(job: Job) -> list[StepView]:
-    """Return the steps of a job; an older daemon does not know any."""
-    try:
-        return job.steps()
-    except ProtocolError:
-        return []
 
 
 def _step_lines(steps: list[StepView], now: float) -> Iterator[str]:

@@ -37,8 +37,8 @@ class Instance(Struct, frozen=True, tag="instance"):
     """The launcher that writes, and the earlier ones of the same boot whose journal it has read.
 
     `id`: BOOT_ID:RANDOM. `groups`: the folder of its control groups; None: it had none. `pid`, `ticks`: its
-    process and its start time, as in /proc/PID/stat; None from older launchers. `unsearched`: records of its
-    predecessors were lost, and the search for their leftovers is not finished.
+    process and its start time, as in /proc/PID/stat. `unsearched`: records of its predecessors were lost, and
+    the search for their leftovers is not finished.
     """
 
     id: str

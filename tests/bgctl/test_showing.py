@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from types import SimpleNamespace
-from typing import Any
 
-from bgctl import showing
-from bgd.errors import ProtocolError
 from tests.support import serving, wait_until
 
 
@@ -48,15 +44,6 @@ def test_show_prints_text_for_people(daemon):
 
     assert sheet.startswith(f"Job {job_id}: failed (3)\n  command    sh -c 'exit 3'\n  name       odd\n")
     assert "\nAttempt 1: exit code 3\n" in sheet
-
-
-def test_a_job_of_an_older_daemon_which_does_not_know_steps_has_none():
-    def unknown():
-        raise ProtocolError("the daemon is an older bgd, which does not know this request")
-
-    job: Any = SimpleNamespace(steps=unknown)
-
-    assert showing._steps(job) == []
 
 
 def test_show_prints_durations_as_they_were_given(daemon):

@@ -123,7 +123,6 @@ class Reporter:
         self._credit -= 0 if is_last else 1
         self._requests += 1
         _, job, attempt, _ = self.owner
-        # in one piece with a hello: an older daemon reads no further if it cannot deliver its answer to that
         self._unsent += frame(
             type="set_progress",
             id=self._requests,
