@@ -20,6 +20,7 @@ from bgd.daemon.access import check_dependencies, check_may_run
 from bgd.daemon.batches import BatchActions
 from bgd.daemon.storage import read
 from bgd.daemon.storage.store import Store
+from bgd.daemon.storage.submissions import superseded
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
 from bgd.wire.replies import ActResult, code_of
@@ -97,6 +98,8 @@ class Retries:
         """Read what else a retry of these finished jobs needs."""
         failed = [] if alone else [job_id for job_id, job in jobs.items() if job.state is not State.SUCCEEDED]
         causes, held = await self._store.read(read.cancelled_with, failed, MAX_ALONG)
+        for job_id in await self._store.read(superseded, list(causes)):  # or its line would run twice
+            del causes[job_id]
         jobs |= await self._finished(causes)
         specs = await self._store.read(read.plain_specs, list(jobs))
         schedules = await self._store.read(read.schedules_of, list(jobs))

@@ -8,9 +8,10 @@ import msgspec
 
 from bgd.core.job import JobId
 from bgd.core.spec import MAX_ID
-from bgd.daemon.storage.database import runs_of
+from bgd.daemon.storage.database import rows_of, runs_of
 from bgd.daemon.storage.records import Submission
 from bgd.wire.replies import Run
+from bgd.wire.requests import ROUND
 
 KEPT_SECONDS = 600.0  # requests outlive removed jobs: twice as long as a client sends one again
 BATCH_SECONDS = 90 * 86_400.0  # after its last line, a batch can be resumed for so long
@@ -96,7 +97,20 @@ def last_line(db: sqlite3.Connection, batch: bytes) -> int:
     return 0 if row is None else int(row[0])
 
 
+def superseded(db: sqlite3.Connection, job_ids: list[JobId]) -> set[JobId]:
+    """Return those of these jobs whose line of a batch was queued again later."""
+    return {JobId(job_id) for (job_id,) in rows_of(db, _SUPERSEDED, job_ids)}
+
+
 _INSERT_LINES = "INSERT INTO batches VALUES (?, ?, ?, ?, ? + (SELECT age_ahead FROM meta))"
 _READ_LINES = "SELECT line, job, count FROM batches WHERE batch = ? AND line > ? ORDER BY line LIMIT ?"
 _LAST_LINE = "SELECT line + count - 1 FROM batches WHERE batch = ? ORDER BY line DESC LIMIT 1"
+# The line of a job, without rounds, is one of a later run
+_SUPERSEDED = f"""
+    SELECT id FROM jobs
+    JOIN batches AS own ON id BETWEEN own.job AND own.job + own.count - 1
+    JOIN batches AS later ON later.batch = own.batch AND later.job > id
+        AND (own.line + id - own.job) % {ROUND} - later.line % {ROUND} BETWEEN 0 AND later.count - 1
+    WHERE id IN
+"""  # noqa: S608 (a constant)
 _DELETE_OLD_LINES = "DELETE FROM batches WHERE at < ? + (SELECT age_ahead FROM meta)"

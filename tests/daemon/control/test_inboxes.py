@@ -113,7 +113,7 @@ def test_a_reader_waits_for_the_first_end(daemon, client, session):
 
 
 def test_every_way_to_end_is_in_the_inbox(client, session):
-    """A cancel, also before the start and before a retry; a job whose source fails; one that runs again."""
+    """A cancel, also before start and retry; a job whose source fails, and again; one that runs again."""
     of = {"session": session}
     failed = client.submit(["false"], **of)
     held = client.submit(["true"], hold=True, **of)
@@ -129,7 +129,7 @@ def test_every_way_to_end_is_in_the_inbox(client, session):
 
     ends = client.inbox(session)
 
-    cancelled = [job.id for job in (held, running, retrying, after, born)]
+    cancelled = [job.id for job in (held, running, retrying, after, born, born)]
     assert sorted((end.job, end.outcome) for end in ends) == sorted(
         [(failed.id, Outcome.EXIT)] * 2 + [(job, Outcome.CANCELLED) for job in cancelled]
     )
