@@ -724,7 +724,7 @@ def test_a_fault_of_follow_ups_and_breakers_is_found(monkeypatch, fault, found):
 # Seeds at which the search for rarer faults starts, shortly before the first history that shows the fault
 STARTS = {
     confirm_pauses_before_what_started_has_begun: 100,
-    begin_during_a_pause_what_no_launcher_has_begun: 325,
+    begin_during_a_pause_what_no_launcher_has_begun: 1540,
     give_tokens_back_too_early: 185,
     forget_pauses: 75,
     watch_no_job_after_a_restart: 30,
