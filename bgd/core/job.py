@@ -28,6 +28,7 @@ class State(StrEnum):
 
 WAITING = frozenset({State.HELD, State.BLOCKED, State.SCHEDULED, State.QUEUED})  # may be held and edited
 CANCELLED_BEFORE_START = "cancelled before it started"  # the reason of a job none of whose attempts has begun
+EXPIRED = "expired: it could not start in time"
 ACTIVE = frozenset({State.RUNNING, State.STOPPING})  # has a process, or is about to get one
 MAY_BE_SUSPENDED = ACTIVE | {State.HELD}
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})

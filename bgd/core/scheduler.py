@@ -16,6 +16,7 @@ from bgd.core.explain import MAX_HOLDERS, OF_MACHINE, Cause, Reason, holders_in_
 from bgd.core.job import (
     ACTIVE,
     CANCELLED_BEFORE_START,
+    EXPIRED,
     FINAL,
     MAY_BE_SUSPENDED,
     MOVES,
@@ -40,7 +41,6 @@ SUBMIT = "submit"
 NOTE = "note"
 AFTER_NEW = -1  # priority of a retried notification: new ones for its target come first
 
-EXPIRED = "expired: it could not start in time"
 CANCELLED_BEFORE_NEXT_ATTEMPT = "cancelled before it ran again"
 SUSPENDED_AT_END = "it was suspended when its attempt ended"
 SKIPPED = "skipped: "
@@ -70,11 +70,15 @@ class SaveJob(Struct, frozen=True, gc=False):
 
 
 class StartAttempt(Struct, frozen=True, gc=False):
-    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources."""
+    """Launch attempt number `job.attempt` of the job in this slot, with these tokens of resources.
+
+    `expires`: when it must have begun, on the elapsed clock.
+    """
 
     job: Job
     slot: int
     tokens: Tokens = NO_TOKENS
+    expires: float | None = None
 
 
 class CommandAttempt(Struct, frozen=True):
@@ -450,19 +454,21 @@ class Scheduler:
         code: int | None = None,
         decision: Decision | None = None,
         *,
-        has_begun: bool = True,
+        no_start: str | None = None,
     ) -> bool:
         """Record the end of an attempt. Return False, without effects, if that attempt is not active.
 
-        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `has_begun`: whether it may
-        have run.
+        `code`: as from `bgd.core.retry.exit_code_of`; `decision`: the job's own; `no_start`: why it was
+        cancelled before it ran, empty if bgd did that; None: it may have run.
         """
         job = self.get(job_id)
         if job is None or job.state not in ACTIVE or job.attempt != attempt:
             return False
+        if no_start and job.state is State.RUNNING:
+            job = self._move(job, Move.STOP, now)
         move, reason = move_after_end(job, outcome, code, decision)
-        if move is Move.CANCEL and not has_begun:
-            reason = _reason_of_cancel(attempt - 1)
+        if move is Move.CANCEL and no_start is not None:
+            reason = no_start or _reason_of_cancel(attempt - 1)
         unseen = job.unseen + 1 if outcome in UNSEEN else 0
         failures = job.failures + 1 if move is Move.RETRY else job.failures
         self.table.queues.now = now.elapsed
@@ -577,8 +583,9 @@ class Scheduler:
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
                 self._update_waiting(now)  # other jobs may wait for this one
                 continue
+            expires = None if job.attempt else job.conditions.expires
             job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, *queues.occupy(job)))
+            self._effects.append(StartAttempt(job, *queues.occupy(job), expires))
 
     def _update_waiting(self, now: Now) -> None:
         """Update the jobs that wait for a time or for others, until nothing more follows from that."""

@@ -89,7 +89,9 @@ class Dispatcher:
             return postponed_end(job, now().wall, missing)
         attempt = self._attempts.active[job.id]
         slot, tokens = attempt.slot, attempt.tokens
-        launch = build_launch(key, job, spec, slot, config, position, place=place, tokens=tokens)
+        launch = build_launch(
+            key, job, spec, slot, config, position, place=place, tokens=tokens, start_by=attempt.expires
+        )
         if self._link.send(launch):
             attempt.is_unsent = False
             self.watch_log(job.id)
@@ -251,7 +253,8 @@ class ActiveAttempt(Struct):
     """An active attempt, from START to its end.
 
     `launcher`: the instance it was saved for. `unreported_since`: when its start was decided, epoch time;
-    None: a launcher has reported it. `waits`: why it has not begun, as its launcher says.
+    None: a launcher has reported it. `waits`: why it has not begun, as its launcher says. `expires`: as in
+    StartAttempt.
     """
 
     slot: int
@@ -260,6 +263,7 @@ class ActiveAttempt(Struct):
     is_unsent: bool = False
     unreported_since: float | None = None
     waits: Reason | None = None
+    expires: float | None = None
 
 
 class AttemptTable:
@@ -284,7 +288,9 @@ class AttemptTable:
     def start(self, effect: StartAttempt, launcher: str, at: float) -> NewAttempt:
         """Add a new attempt; return the row for the next transaction."""
         job, slot, tokens = effect.job, effect.slot, effect.tokens
-        self.active[job.id] = ActiveAttempt(slot, launcher, tokens, is_unsent=True, unreported_since=at)
+        self.active[job.id] = ActiveAttempt(
+            slot, launcher, tokens, is_unsent=True, unreported_since=at, expires=effect.expires
+        )
         return NewAttempt(job.id, job.attempt, slot, launcher, at, tokens)
 
     def reassign(

@@ -55,10 +55,12 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
     *,
     place: Place | None = None,
     tokens: Tokens = NO_TOKENS,
+    start_by: float | None = None,
 ) -> Launch:
     """Build the Launch of an attempt: the command, or the program that runs a class job.
 
     `place`: its executor; None: this machine, directly. `tokens`: those that it holds.
+    `start_by`: as in Launch.
     """
     own = _daemons_part(job, spec, config)
     added = allowed_environment(spec, config) | _bgd_variables(job, spec, slot, config, tokens, place)
@@ -81,6 +83,7 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         own_group=config.daemon.cgroups == "all",
         position=position,
         place=place,
+        start_by=start_by,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])

@@ -544,8 +544,10 @@ class Supervisor:
             return
         end = apply_exception_rules(end, job.policy)
         how = end.outcome, now(), exit_code_of(end.outcome, end.exit_code, end.signal), end.decision
-        has_begun = end.started_at is not None or end.outcome is not Outcome.CANCELLED
-        if self.scheduler.ended(end.job, end.attempt, *how, has_begun=has_begun):
+        no_start = None
+        if end.started_at is None and end.outcome is Outcome.CANCELLED:
+            no_start = end.error.message if end.error is not None and job.state is State.RUNNING else ""
+        if self.scheduler.ended(end.job, end.attempt, *how, no_start=no_start):
             self._attempts.end(end.job)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]

@@ -149,6 +149,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `position`: as in Greeting.
     * `stop_signal`: sent first to end the attempt. None: TERM.
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
+    * `start_by`: on a cluster, end it if no pilot has it by then, on the elapsed clock.
     * `slurm`: run it on a cluster; None: on this machine.
     """
 
@@ -174,6 +175,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     stop_signal: StopSignal | None = None
     place: Place | None = None
     slurm: SlurmStart | None = None
+    start_by: float | None = None
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):

@@ -12,6 +12,7 @@ from msgspec import Struct
 from bgd.core.explain import Cause
 from bgd.core.job import (
     ACTIVE,
+    EXPIRED,
     FINAL,
     MAY_BE_SUSPENDED,
     MOVES,
@@ -29,7 +30,6 @@ from bgd.core.limits import NO_TOKENS, QueueRule, Resources
 from bgd.core.retry import MOST_UNSEEN, SHORTEST_SNOOZE
 from bgd.core.scheduler import (
     AFTER_NEW,
-    EXPIRED,
     NOTE,
     SKIPPED,
     SUBMIT,

@@ -6,10 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from bgd.core.followups import event_after, follow_up, notify_event
-from bgd.core.job import Move, Outcome
+from bgd.core.job import EXPIRED, Move, Outcome
 from bgd.core.notifications import NotifyEvent
 from bgd.core.retry import policy_of
-from bgd.core.scheduler import EXPIRED
 from bgd.core.spec import NOTIFICATION_QUEUE, JobCause, JobSpec, problem_with
 from tests.core.scheduling import NO_RETRIES, at, end, make_scheduler, spec, submit
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bgd.core.explain import Cause
-from bgd.core.job import Job, JobId, Move, Outcome, State
+from bgd.core.job import EXPIRED, Job, JobId, Move, Outcome, State
 from bgd.core.scheduler import SUBMIT, SaveJob, Scheduler, StartAttempt
 from tests.core.scheduling import (
     NO_RETRIES,
@@ -233,3 +233,18 @@ def test_a_job_that_comes_due_keeps_its_place_by_priority():
     scheduler.ended(running, 1, Outcome.SUCCEEDED, at(1.0))
 
     assert started_ids(scheduler) == [urgent]
+
+
+def test_a_job_that_is_cancelled_outside_before_it_runs_is_cancelled_for_that_reason():
+    scheduler = make_scheduler(slots=1)
+    first, second = submit(scheduler, expires=60.0), submit(scheduler)
+    [start] = [each for each in scheduler.take_effects() if isinstance(each, StartAttempt)]
+    assert start.expires == NOW.elapsed + 60.0
+
+    assert scheduler.ended(first, 1, Outcome.CANCELLED, NOW, no_start=EXPIRED)
+
+    last = [each for each in scheduler.take_effects() if isinstance(each, SaveJob) and each.job.id == first][
+        -1
+    ]
+    assert (last.job.state, last.reason) == (State.CANCELLED, EXPIRED)
+    assert scheduler.get(second).state is State.RUNNING

@@ -4,9 +4,9 @@ import pytest
 
 from bgd.core.conditions import find_cycle
 from bgd.core.explain import Cause
-from bgd.core.job import Conditions, JobId, Now, Outcome, State
+from bgd.core.job import EXPIRED, Conditions, JobId, Now, Outcome, State
 from bgd.core.limits import QueueRule
-from bgd.core.scheduler import EXPIRED, SaveJob, Scheduler
+from bgd.core.scheduler import SaveJob, Scheduler
 from tests.core.scheduling import (
     NO_RETRIES,
     NOW,

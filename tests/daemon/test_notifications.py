@@ -13,10 +13,9 @@ from msgspec.structs import replace
 
 from bgd.config import Config
 from bgd.core import notifications as core
-from bgd.core.job import FINAL, JobId, Outcome, State
+from bgd.core.job import EXPIRED, FINAL, JobId, Outcome, State
 from bgd.core.notifications import Counted, Message, NotifyEvent
 from bgd.core.schedule_spec import ScheduleSpec
-from bgd.core.scheduler import EXPIRED
 from bgd.core.schedules import BGD_WAS_DOWN
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import records

@@ -1,4 +1,8 @@
-"""Slurm's programs as short scripts, with this machine as the only node, and without a controller."""
+"""Slurm's programs as short scripts, with this machine as the only node, and without a controller.
+
+While a file `pending` exists, new jobs wait, for the reason in it; one of number N begins if there is a file
+`begun.N`. While a file `refusal` exists, sbatch prints it and fails.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,18 @@ exec "$@"
 SQUEUE = """#!/bin/sh
 echo started >>{folder}/squeues
 [ ! -e {folder}/away ] || exit 1
-case "$*" in *--states=all*) echo "FAILED|n1"; exit 0 ;; esac  # who asks knows that it has ended
+for word; do case $word in --jobs=*) number=${{word#*=}} ;; esac; done
+case "$*" in  # who asks knows that it has ended
+*--states=all*)
+    [ -e {folder}/pending.$number ] && echo "CANCELLED|" || echo "FAILED|n1"
+    exit 0
+    ;;
+esac
 for job in {folder}/jobs/*; do
+    state="RUNNING|None"
+    [ ! -e {folder}/pending.${{job##*/}} ] || state="PENDING|$(cat {folder}/pending)"
     read -r name pid conf <"$job" && [ "$conf" = "$SLURM_CONF" ] &&
-        kill -0 "$pid" && echo "${{job##*/}}|$name|RUNNING|None"
+        kill -0 "$pid" && echo "${{job##*/}}|$name|$state"
 done
 exit 0
 """
@@ -49,7 +61,10 @@ done
 while [ "${{1#--}}" != "$1" ]; do shift; done
 number=$(($(ls {folder}/jobs | wc -l) + 1))
 export PYTHONPATH={source} SLURMD_NODENAME=n1 SLURM_CPUS_ON_NODE=2 SLURM_MEM_PER_NODE=1000
-setsid sh "$@" </dev/null >"$output" 2>&1 &
+[ ! -e {folder}/pending ] || : >{folder}/pending.$number
+export BEGUN={folder}/begun PENDING={folder}/pending NUMBER=$number
+setsid sh -c 'while [ -e $PENDING ] && [ ! -e $BEGUN.$NUMBER ]; do sleep 0.02; done
+rm -f $PENDING.$NUMBER; exec sh "$@"' sh "$@" </dev/null >"$output" 2>&1 &
 echo "$name $! $SLURM_CONF" >{folder}/new
 mv {folder}/new {folder}/jobs/$number  # tests read these files at any time
 echo $number

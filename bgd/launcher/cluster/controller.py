@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import time
@@ -61,6 +62,10 @@ class Controller:
         self._tokens, self._tokens_at = float(_BURST), elapsed()  # requests that may be sent, and since when
         self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
         self._asking = asyncio.Lock()
+        self._answer: dict[str, SlurmJob] | None = None  # the latest
+        self.asked_at = -math.inf  # when that was asked for, on the elapsed clock
+        self.idle: dict[str, Callable[[], None]] = {}  # ends each pilot that holds its node without work
+        self.short: set[str] = set()  # pilots that wait for what others hold
         self._submitting = asyncio.Lock()
         self._cancelled: set[str] = set()  # names of jobs
         self._cancelling: asyncio.Task[None] | None = None
@@ -76,11 +81,14 @@ class Controller:
         self._tokens_at = now
         await self._context.deadlines.wait(max(-self._tokens / rate, 0.0))
 
-    async def jobs(self) -> dict[str, SlurmJob] | None:
+    async def jobs(self, after: float = math.inf) -> dict[str, SlurmJob] | None:
         """Return each of this user's jobs in Slurm by its name; None: no answer.
 
-        Calls that arrive before the request is sent share its answer.
+        The latest answer will do if it was asked for later than `after`, on the elapsed clock. Calls that
+        arrive before the request is sent share its answer.
         """
+        if self.asked_at > after:
+            return self._answer
         if self._question is None:
             self._question = asyncio.get_running_loop().create_future()
             self._context.group.create_task(self._ask())
@@ -253,6 +261,7 @@ class Controller:
             question, self._question = self._question, None
             if question is None:
                 return  # the previous request answered it
+            asked_at = elapsed()
             arguments = ("--me", "--noheader", "--format=%A|%j|%T|%r")
             code, text = await self.run("squeue", *arguments, with_errors=True)
         answer = None
@@ -266,12 +275,22 @@ class Controller:
             self.silent_since = None
             lines = (line.split("|", _COLUMNS - 1) for line in text.decode(errors="replace").splitlines())
             answer = {each[1]: SlurmJob(each[0], *each[2:]) for each in lines if len(each) == _COLUMNS}
+        self._answer, self.asked_at = answer, asked_at
         question.set_result(answer)
 
+    def note_shortage(self, pilot: str, *, is_short: bool) -> None:
+        """Record whether a pilot waits for nodes, or for a limit, that others use up: idle ones then end."""
+        if not is_short:
+            self.short.discard(pilot)
+            return
+        self.short.add(pilot)
+        for end in list(self.idle.values()):
+            end()
 
-def pauses() -> Iterator[float]:
+
+def pauses(first: float = 0.25) -> Iterator[float]:
     """Yield the pauses in seconds between requests to Slurm."""
-    return doubling(0.25, 30.0)
+    return doubling(first, 30.0)
 
 
 def excluding(nodes: list[str], arguments: list[str]) -> list[str]:

@@ -75,6 +75,13 @@ class PilotFolder:
         except _UNUSABLE as error:
             return Leftovers(problem=str(error))
 
+    async def begun(self, folders: list[str]) -> list[str]:
+        """Return those of these folders whose pilots have begun; none if the shared folder cannot be used."""
+        try:
+            return msgspec.msgpack.decode(await self._in_fork(partial(_begun, folders)), type=list[str])
+        except _UNUSABLE:
+            return []
+
     async def remove(self) -> None:
         """Remove it; if that is not possible, leave it."""
         with suppress(*_UNUSABLE):
@@ -153,7 +160,13 @@ def _prepare(folder: str) -> bytes:
     Path(folder, _SCRIPT).write_text(
         _START.format(lease=LEASE, orderly=_ORDERLY, node=_NODE), encoding="ascii"
     )
+    # NFS reads the size of a file again when it is opened, but remembers for long that there was none
+    Path(folder, _NODE).touch()
     return b""
+
+
+def _begun(folders: list[str]) -> bytes:
+    return msgspec.msgpack.encode([each for each in folders if _text_of(each, _NODE)])
 
 
 def _left(folder: str) -> bytes:

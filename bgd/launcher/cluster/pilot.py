@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import Collection
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Stage(StrEnum):
+    """How far a pilot has come."""
+
+    WAITING = "waiting"  # for its node, or for its first connection
+    ADOPTED = "adopted"  # it may have worked for an earlier launcher, and is not connected yet
+    WORKING = "working"
+    CLOSING = "closing"  # it is to end, and takes nothing more
+    STUCK = "stuck"  # Slurm said that it ran, and it never answered: bgd has cancelled it
+    HUNG = "hung"  # it answered no more: bgd has cancelled it
+    UNWATCHED = "unwatched"  # it has ended, and Slurm does not notice: bgd has cancelled it
+    GONE = "gone"
+
+
+class Move(StrEnum):
+    """What takes a pilot from one stage to another."""
+
+    GREET = "greet"
+    CLOSE = "close"
+    HANG = "hang"
+    DIE = "die"
+    END = "end"
+
+
+_LATER = {Move.HANG: Stage.HUNG, Move.DIE: Stage.UNWATCHED, Move.END: Stage.GONE}
+_MOVES: dict[Stage, dict[Move, Stage]] = {  # those that change something
+    Stage.WAITING: {
+        Move.GREET: Stage.WORKING,
+        Move.CLOSE: Stage.CLOSING,
+        Move.HANG: Stage.STUCK,
+        Move.END: Stage.GONE,
+    },
+    Stage.ADOPTED: {Move.GREET: Stage.WORKING, Move.CLOSE: Stage.CLOSING, **_LATER},
+    Stage.WORKING: {Move.CLOSE: Stage.CLOSING, **_LATER},
+    Stage.CLOSING: _LATER,
+    Stage.STUCK: {Move.GREET: Stage.HUNG, Move.END: Stage.GONE},
+    Stage.HUNG: {Move.END: Stage.GONE},
+    Stage.UNWATCHED: {Move.GREET: Stage.WORKING, Move.END: Stage.GONE},  # submitted again, for what it left
+    Stage.GONE: {},
+}
+
+
 class Pilot:
     """One batch job of Slurm that runs a launcher, and its attempts.
 
@@ -57,6 +99,7 @@ class Pilot:
         own: its only attempt; None: it is for many.
         number: of its job in Slurm; None: it is not submitted.
         node: its node from Slurm; None: not known yet.
+        stage: how far it has come.
     """
 
     def __init__(
@@ -67,7 +110,7 @@ class Pilot:
         self.number = number
         self.own = own
         self.node: PilotNode | None = None
-        self.is_starting = True  # until it has greeted
+        self.stage = Stage.WAITING if number is None else Stage.ADOPTED
         self._pool = pool
         self._context = pool.context
         self._controller = pool.controller_of(slurm)
@@ -78,19 +121,24 @@ class Pilot:
         self._strangers: set[AttemptKey] = set()  # attempts that it runs and no record names
         self._held: dict[AttemptKey, AttemptEnded] = {}  # ends whose cause Slurm may know
         self._heard_at = elapsed()  # when it was last connected
-        self._is_adopted = number is not None
-        self._is_closing = False
-        self._is_gone = False
         self._is_reached = True  # by the latest connection
-        self._is_unwatched = False  # by Slurm, whose slurmstepd was killed
-        self._is_cancelled = False  # by this launcher, although Slurm let it run
+        self._start: asyncio.Future[None] | None = None  # of its script, while it waits
         self._connection: PilotConnection | None = None
         self._idle: Deadline | None = None
         self._watch_idleness()
 
     @property
-    def _has_worked(self) -> bool:
-        return self._is_adopted or not self.is_starting
+    def is_starting(self) -> bool:
+        """Whether it has not greeted yet."""
+        return self.node is None
+
+    def _move(self, move: Move) -> None:
+        self.stage = _MOVES[self.stage].get(move, self.stage)
+        if self.stage is not Stage.WAITING:
+            self._controller.note_shortage(self.name, is_short=False)
+            if self._start is not None:
+                self._start.cancel()
+        self._watch_idleness()
 
     @property
     def own_key(self) -> AttemptKey | None:
@@ -99,7 +147,7 @@ class Pilot:
 
     def has_room(self, attempt: PilotRun) -> bool:
         """Whether it can take an attempt now."""
-        if self._connection is None or not self._connection.is_ready or self._is_closing or self.node is None:
+        if not self._is_connected or self.stage is not Stage.WORKING or self.node is None:
             return False
         if self.own is not None:
             return self.own is attempt and attempt.is_waiting
@@ -108,7 +156,7 @@ class Pilot:
     @property
     def runs_what_it_should(self) -> bool:
         """Whether its snapshot is complete, if it is from an earlier launcher, and it runs nothing else."""
-        return not ((self._is_adopted and self.is_starting) or self._strangers)
+        return self.stage is not Stage.ADOPTED and not self._strangers
 
     def is_large_enough(self, attempt: PilotRun) -> bool:
         """Whether an attempt would fit on the empty pilot, as far as known."""
@@ -145,8 +193,12 @@ class Pilot:
         """Let it forget an attempt that has ended."""
         self._ended.discard(key)
         self.send(launching.Acknowledge(key))
-        if self._is_gone and not self._ended:
+        if self.stage is Stage.GONE and not self._ended:
             self._pool.begin(self._folder.remove())  # which may hang
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._connection is not None and self._connection.is_ready
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
@@ -199,6 +251,7 @@ class Pilot:
                 await self._context.retry(f"pilot {self.name} cannot be submitted yet", self._folder.prepare)
                 self.number = await self._submitted()
             except CannotStart as problem:
+                self._move(Move.END)
                 self._pool.refuse(self, str(problem))
                 await self._folder.remove()
                 return
@@ -207,41 +260,75 @@ class Pilot:
         await self._finish(await self._end_what_it_left())
 
     async def _attend(self) -> None:
-        """Stay connected to it while it is in Slurm."""
-        again, absent = pauses(), 0
+        """Stay connected to it while it is in Slurm.
+
+        Pilots that wait share the answers of Slurm's controller.
+        """
+        submitted_at = after = elapsed()
+        again, absent = pauses(_LOOK), 0
+        if self.stage is Stage.WAITING:
+            self._start, after = self._pool.start_of(self._folder.path), submitted_at - _LOOK
         while absent < _ABSENCES and not self._is_given_up:
-            jobs = await self._controller.jobs()
+            jobs = await self._controller.jobs(after)
+            is_listed = self._controller.asked_at > submitted_at
             found = None if jobs is None else jobs.get(self.name)
+            after = elapsed()
             if found is not None and found.state == "RUNNING":
-                if await self._is_over():
-                    self._is_unwatched = self._is_cancelled = True
-                    await self._controller.cancel(self.name)
-                elif await self._serve():
-                    again = pauses()
-                elif elapsed() - self._heard_at > _HUNG:
-                    log.warning("pilot %s: no answer for %g s: cancelling it in Slurm", self.name, _HUNG)
-                    self._is_cancelled = True
-                    await self._controller.cancel(self.name)
+                if await self._stay_connected():
+                    again, after = pauses(), elapsed()
             else:
                 self._heard_at = elapsed()
-                if found is not None and self._is_closing:
+                if found is not None and self.stage is Stage.CLOSING:
                     await self._controller.cancel(self.name)
-            absent = absent + 1 if jobs is not None and found is None else 0
+            absent = absent + 1 if jobs is not None and found is None and is_listed else 0
             if absent:
                 again = pauses()
             self._say_why(found, is_silent=jobs is None)
-            await self._wait(next(again))
+            if await self._has_begun_within(pause := next(again)):
+                again, after = pauses(_LOOK), elapsed()
+            else:
+                after = max(after, elapsed() - pause)
         if self._is_given_up:
             await self._controller.cancel(self.name)
+
+    async def _has_begun_within(self, seconds: float) -> bool:
+        """Wait, at the longest until its script begins; return whether it has."""
+        start = self._start
+        await self._context.deadlines.wait(seconds, *([] if start is None else [start]))
+        if start is None or not start.done():
+            return False
+        self._start = None
+        return True
+
+    async def _stay_connected(self) -> bool:
+        """Stay connected while it answers, or cancel it in Slurm; return whether it has answered."""
+        if await self._is_over():
+            self._move(Move.DIE)
+        elif await self._serve():
+            return True
+        elif elapsed() - self._heard_at > _HUNG:
+            log.warning("pilot %s: no answer for %g s: cancelling it in Slurm", self.name, _HUNG)
+            self._move(Move.HANG)
+        else:
+            return False
+        await self._controller.cancel(self.name)
+        return False
 
     def _say_why(self, found: SlurmJob | None, *, is_silent: bool) -> None:
         """Tell waiting attempts why it does not run."""
         if is_silent:
             self._note_silence()
         elif found is not None and found.state == "PENDING":
+            is_short = self._is_needed and (found.waits_for or "").startswith(_HELD_BY_OTHERS)
+            self._controller.note_shortage(self.name, is_short=is_short)
             self._note_reason(Cause.NODE, found.waits_for)
         elif self.is_starting:
             self._note_reason(Cause.PILOT)
+
+    @property
+    def _is_needed(self) -> bool:
+        """Whether an attempt waits for it."""
+        return self._pool.has_waiting if self.own is None else self.own.is_waiting
 
     def _note_reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
         reason: Reason = self._pool.reason(cause, code, at)
@@ -282,7 +369,7 @@ class Pilot:
         if left.has_all or is_settled or not left.node:
             return False
         state, _ = await self._controller.end_of(self.name, str(self.number))
-        return self._is_unwatched or state in _NOT_ENDED_BY_SLURM
+        return self.stage is Stage.UNWATCHED or state in _NOT_ENDED_BY_SLURM
 
     async def _submitted(self, *place: str) -> int | None:
         """Submit it until Slurm accepts it; return its number there, None if it was called off.
@@ -296,7 +383,7 @@ class Pilot:
             left_out = [] if place else self._pool.nodes_left_out()
             said = await self._controller.submit(
                 [*excluding(left_out, [*self._options(), *place]), *script],
-                is_wanted=lambda: not (self._is_closing or self._is_given_up),
+                is_wanted=lambda: not (self.stage is Stage.CLOSING or self._is_given_up),
                 delayed=partial(self._note_reason, Cause.REQUESTS),
             )
             if said is None:
@@ -319,6 +406,8 @@ class Pilot:
     async def _wait_after(self, refusal: str, seconds: float) -> None:
         """Wait until the next try, and tell the attempts why."""
         if self._controller.silent_since is None:
+            is_limit = self._is_needed and not self._controller.is_away(refusal)
+            self._controller.note_shortage(self.name, is_short=is_limit)
             self._note_reason(Cause.NODE, refusal)
         else:
             self._note_silence()
@@ -345,7 +434,7 @@ class Pilot:
 
     async def _is_over(self) -> bool:
         """Return whether it has ended; Slurm does not notice for minutes if its slurmstepd was killed."""
-        if not self._has_worked:
+        if self.stage in _NEVER_WORKED:
             return False
         left = await self._folder.left()
         return left.has_all or not (self._is_reached or left.is_locked or left.problem)
@@ -408,14 +497,17 @@ class Pilot:
     async def _finish(self, left: Leftovers) -> None:
         """End its attempts by its journal, by Slurm's reason, or as unknown."""
         ends = {ended.key: ended for ended in left.ends} | self._held
-        is_failure = self.number is not None and not (self._has_worked or self._is_closing)
+        is_failure = self.number is not None and self.stage in _NEVER_WORKED
         state, node = "", left.node
         if self._held or is_failure or not (left.has_all or self._attempts.keys() <= ends.keys()):
             state, nodes = await self._controller.end_of(self.name, str(self.number))
             node = node or nodes
         if is_failure and state in _MAY_START:
             await self._controller.forbid(self.name, self.number)
-        cause = "" if self._is_cancelled and state == "CANCELLED" else state
+        cause = "" if self.stage in _CANCELLED_BY_BGD and state == "CANCELLED" else state
+        if is_failure and cause == "CANCELLED" and self.own is not None:
+            self.own.cancel(_CANCELLED)
+            is_failure = False
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
                 self._pool.requeue(attempt)
@@ -423,7 +515,7 @@ class Pilot:
             self._ended.add(key)
             ended = ends.get(key) or attempt.lost(self._problem(state))
             attempt.finish(_with_cause(ended, cause, is_own=self.own is not None))
-        self._is_gone = True
+        self._move(Move.END)
         words = left.last_words or f"Slurm ended it before it was ready ({state or 'unknown'})"
         self._pool.ended(self, words if is_failure else None, node if state in _OF_ITS_NODE else "")
         if not self._ended:  # otherwise its folder is the only proof until the ends are on disk
@@ -435,14 +527,15 @@ class Pilot:
 
     def close(self) -> None:
         """Let it end, and its allocation with it."""
-        self._is_closing = True
+        is_starting = self.is_starting
+        self._move(Move.CLOSE)
         self.send(launching.Goodbye())
-        if self.is_starting:
+        if is_starting:
             self._pool.begin(self._controller.cancel(self.name))
 
     async def give_back(self) -> None:
         """Let it end at once."""
-        self._is_closing = True
+        self._move(Move.CLOSE)
         self.send(launching.Goodbye())
         await self._controller.cancel(self.name)
         await self._folder.remove()
@@ -454,8 +547,13 @@ class Pilot:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if self.own is None and not self._attempts and not self._is_closing:
-            self._idle = self._context.deadlines.after(self._pool.start.keep_idle, self._close_if_idle)
+        self._controller.idle.pop(self.name, None)
+        if self.own is None and not self._attempts and self.stage in {Stage.WAITING, Stage.WORKING}:
+            patience = self._pool.start.keep_idle
+            if self.stage is Stage.WORKING:
+                self._controller.idle[self.name] = self._close_if_idle
+                patience = 0.0 if self._controller.short and not self._pool.has_waiting else patience
+            self._idle = self._context.deadlines.after(patience, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         self._idle = None
@@ -497,12 +595,11 @@ class Pilot:
         if self._connection is None or self._connection.is_ready:
             return
         self._connection.is_ready = True
-        self.is_starting = False
+        self._move(Move.GREET)
         for attempt in self._attempts.values():
             self._repeat(attempt)
-        if self._is_closing:  # it was idle while there was no connection
+        if self.stage is Stage.CLOSING:  # it was idle while there was no connection
             self.send(launching.Goodbye())
-        self._watch_idleness()
         self._pool.connected(self)
 
     def _store(self, part: launching.OutputPart) -> None:
@@ -573,6 +670,12 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
 
 
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
+_LOOK = 1.0  # seconds until Slurm is asked again about a pilot that waits, and then longer
+_NEVER_WORKED = {Stage.WAITING, Stage.STUCK}
+_CANCELLED_BY_BGD = {Stage.STUCK, Stage.HUNG, Stage.UNWATCHED}
+_CANCELLED = "Slurm says that its allocation was cancelled before it began: CANCELLED"
+# the beginnings of Slurm's words for waiting for nodes, or for a limit, that other jobs use up
+_HELD_BY_OTHERS = ("Resources", "Priority", "ReqNodeNotAvail", "QOS", "Assoc", "MaxJobs")
 _TRIES = 3  # tries to kill leftovers
 _ABSENCES = 2  # answers without its job, since the controller may not have heard all
 _MAY_START = {"", "PENDING", "CONFIGURING", "RUNNING"}  # although it was not listed

@@ -22,6 +22,7 @@ from bgd.launcher.cluster.folder import PilotFolder
 from bgd.launcher.cluster.pilot import Pilot
 from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.context import Context
+from bgd.launcher.deadlines import settle
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
 from bgd.wire.launching import AttemptKey, AttemptUsage, Launch, NotStarted, SlurmStart
@@ -57,6 +58,7 @@ class PilotPool:
         self._is_ending = False
         self._is_delayed = False  # until the journal can be written
         self._is_refused = False  # Slurm refuses more pilots for now
+        self._starts: dict[str, asyncio.Future[None]] = {}  # by the folders of pilots that wait in Slurm
         self._refusal: str | None = None  # why not, as logged last
         # a reset may have lost records: unknown attempts may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
@@ -244,6 +246,26 @@ class PilotPool:
     def has_waiting(self) -> bool:
         """Whether an attempt waits for any pilot."""
         return bool(self._waiting)
+
+    def start_of(self, folder: str) -> asyncio.Future[None]:
+        """Return a future that is done within two seconds of the start of the pilot in this folder.
+
+        Cancel it when it is no longer needed. No system call tells of files that other machines write.
+        """
+        if not self._starts:
+            self.begin(self._watch_starts())
+        self._starts[folder] = asyncio.get_running_loop().create_future()
+        return self._starts[folder]
+
+    async def _watch_starts(self) -> None:
+        shared = PilotFolder(self.context, self.slurm.folder, "")
+        while True:
+            await self.context.deadlines.timer(_PAUSE)
+            self._starts = {folder: start for folder, start in self._starts.items() if not start.done()}
+            if not self._starts:
+                return
+            for folder in await shared.begun(list(self._starts)):
+                settle(self._starts[folder])
 
     async def released(self) -> None:
         """Wait until unrecorded pilots of an earlier launcher have ended."""

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from bgd.clock import elapsed
 from bgd.core.explain import Reason
-from bgd.core.job import UNSEEN, Outcome
+from bgd.core.job import EXPIRED, UNSEEN, Outcome
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.context import Context
+from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import Began, or_without
 from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.output import AttemptOutput
@@ -53,6 +54,7 @@ class PilotRun:
         self._stop_by = math.inf  # when its end is overdue, on the elapsed clock
         self._signals: list[launching.SignalProcesses] = []  # that could not be sent yet
         self._steps: asyncio.Task[None] | None = None  # which stops or continues those on other nodes
+        self._expiry: Deadline | None = None
 
     @property
     def node(self) -> str | None:
@@ -84,6 +86,7 @@ class PilotRun:
     def begin(self) -> None:
         """Let it wait for a pilot, or find the pilot that has it."""
         if self._adopted is None:
+            self._limit_wait()
             self._pool.add(self)
         else:
             self._attempt.started_at = self._adopted.started_at
@@ -153,6 +156,8 @@ class PilotRun:
         """Close its log."""
         if self._output is not None:
             self._output.close()
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     def acknowledge(self) -> None:
         """Let its pilot forget it."""
@@ -167,6 +172,10 @@ class PilotRun:
         """End it, as no pilot can run it."""
         self.finish(self._attempt.never_ran(Outcome.NOT_STARTED, problem))
 
+    def cancel(self, problem: str) -> None:
+        """End it, as it was cancelled from outside before it ran."""
+        self.finish(self._attempt.never_ran(Outcome.CANCELLED, problem))
+
     def lost(self, problem: str) -> AttemptEnded:
         """Return its end if its pilot is gone and has not told it."""
         return self._attempt.never_ran(Outcome.UNKNOWN, problem)
@@ -177,12 +186,24 @@ class PilotRun:
         self.start = replace(self.start, alone=True)
         self.launch = replace(self.launch, slurm=replace(self.launch.slurm, pilot=self.start))
 
+    def _limit_wait(self) -> None:
+        if self.launch.start_by is not None:
+            left = max(self.launch.start_by - elapsed(), 0.0)
+            self._expiry = self._context.deadlines.after(left, self._expire)
+
+    def _expire(self) -> None:
+        if self.is_waiting:
+            self._pool.forget(self)
+            self.cancel(EXPIRED)
+
     # --- what its pilot does
 
     def given_to(self, pilot: Pilot, record: Began) -> None:
         """Record its pilot in the journal."""
         self._pilot, self._record = pilot, record
         self._attempt.waits = None
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     def is_taken_back(self) -> bool:
         """Let it wait for a pilot again; return False, and end it, if it was stopped."""
@@ -192,6 +213,7 @@ class PilotRun:
         if self._stop is not None:
             self.stop(0.0, StopReason.OTHER)
             return False
+        self._limit_wait()
         self._attempt.report()
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cluster.controller import SlurmJob
 from bgd.launcher.cluster.folder import Leftovers
-from bgd.launcher.cluster.pilot import Pilot
+from bgd.launcher.cluster.pilot import Pilot, Stage
 from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.journal import Began, Journal, JournalContents, read
@@ -52,7 +53,9 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
     journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
     deadlines = SimpleNamespace(after=lambda _, call: due.append(call))
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
-    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
+    pool = PilotPool(
+        context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.pilot_start)
+    )
     pilot = SimpleNamespace(
         own=None, slurm=slurm.pilot_start, is_starting=False, has_room=lambda _: True, give=give
     )
@@ -82,7 +85,7 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     async def is_not(*_: object) -> bool:
         return False
 
-    async def jobs() -> dict[str, SlurmJob]:
+    async def jobs(_: float) -> dict[str, SlurmJob]:
         return answers.pop() if answers else {}
 
     async def end_of(*_: str) -> tuple[str, str]:
@@ -94,8 +97,8 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     def lost(problem: str) -> AttemptEnded:
         return AttemptEnded(key=KEY, outcome=Outcome.UNKNOWN, finished_at=1.0, problem=problem)
 
-    controller = SimpleNamespace(jobs=jobs, end_of=end_of, cancel=do_nothing, silent_since=None)
-    deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=do_nothing)
+    controller = a_controller(jobs=jobs, end_of=end_of, cancel=do_nothing, asked_at=inf)
+    deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), wait=do_nothing)
     pool = SimpleNamespace(
         context=SimpleNamespace(deadlines=deadlines),
         controller_of=lambda _: controller,
@@ -104,7 +107,7 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
         ended=lambda *_: None,
     )
     pilot = pilot_in(pool, "pilot")
-    pilot.is_starting, pilot.node = False, PilotNode(name="n1")
+    pilot.stage, pilot.node = Stage.WORKING, PilotNode(name="n1")
     attempt = SimpleNamespace(finish=ends.append, is_overdue=False, lost=lost)
     pilot._attempts[KEY] = cast("Any", attempt)
     pilot._heard_at = elapsed() - 1000.0
@@ -147,9 +150,15 @@ def a_pool(**more: object) -> SimpleNamespace:
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None), timer=no_time)
     return SimpleNamespace(
         context=SimpleNamespace(deadlines=deadlines),
-        controller_of=lambda _: SimpleNamespace(),
+        controller_of=lambda _: a_controller(),
         start=SimpleNamespace(keep_idle=600.0),
         **more,
+    )
+
+
+def a_controller(**more: object) -> SimpleNamespace:
+    return SimpleNamespace(
+        idle={}, short=set(), note_shortage=lambda *_, **__: None, silent_since=None, **more
     )
 
 
@@ -173,9 +182,11 @@ async def test_a_folder_that_hangs_when_it_is_removed_delays_no_acknowledgement(
     deadlines = SimpleNamespace(timer=no_time, after=lambda *_: None)
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin, retry=retry))
     monkeypatch.setattr(PilotPool, "_release_leftovers", no_time)
-    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.pilot_start))
+    pool = PilotPool(
+        context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.pilot_start)
+    )
     gone, working = pilot_in(pool, "gone"), pilot_in(pool, "working")
-    gone._is_gone = True
+    gone.stage = Stage.GONE
     monkeypatch.setattr(gone._folder, "remove", hang)
     heard: list[object] = []
     monkeypatch.setattr(working, "send", heard.append)
@@ -229,7 +240,7 @@ async def test_many_jobs_with_pilots_of_their_own_are_not_all_looked_at_for_each
     journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
     deadlines = SimpleNamespace(after=lambda *_: SimpleNamespace(cancel=lambda: None))
     context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
-    pool = PilotPool(context, lambda _: cast("Any", None), launch_of("true", slurm=slurm.own_pilot))
+    pool = PilotPool(context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.own_pilot))
     monkeypatch.setattr(Pilot, "has_room", has_room)
     monkeypatch.setattr(Pilot, "give", lambda pilot, _: given.append(pilot.name))
     for number in range(20):
