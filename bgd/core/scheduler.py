@@ -371,6 +371,8 @@ class Scheduler:
         if job.state is not State.HELD:
             self._move(job, Move.HOLD, now, reason)
             self._settle(now)  # jobs after it may start now
+        elif job.suspended:  # now it is held as well, so that `continue` does not release it
+            self._note(replace(job, suspended=False), now)
         return self._state_of(job_id)
 
     def release(self, job_id: JobId, now: Now) -> State:

@@ -363,3 +363,15 @@ def test_an_edit_changes_the_policy_of_a_job_that_waits_for_a_retry():
     assert scheduler.edit(job_id, spec(), RetryPolicy(retries=9), {"retries"}, NOW) is State.SCHEDULED
 
     assert (scheduler.get(job_id).policy.retries, scheduler.get(job_id).failures) == (9, 1)
+
+
+def test_a_person_may_hold_a_job_that_is_held_since_it_was_suspended():
+    scheduler = make_scheduler()
+    job_id = submit(scheduler, THREE_RETRIES)
+    scheduler.set_suspended(job_id, NOW, suspended=True)
+    end(scheduler, job_id, Outcome.EXIT)
+    assert (scheduler.get(job_id).state, scheduler.get(job_id).suspended) == (State.HELD, True)
+
+    assert scheduler.hold(job_id, NOW) is State.HELD
+
+    assert not scheduler.get(job_id).suspended  # so `continue` does not release it
