@@ -247,22 +247,3 @@ async def test_jobs_that_finished_before_a_machine_learned_the_time_are_older(st
     await store.commit(Transaction(now=later, saves=ended, ends=[end]))
 
     assert await due(store, max_jobs=1) == [1]
-
-
-async def test_jobs_of_an_earlier_bgd_age_from_their_end_or_from_now_if_it_is_in_the_future(store):
-    await store.write(adopt_boot, NOW, BOOT)
-    await put(store, new(1), new(2))
-    for number, ended_at in ((1, NOW.wall - 100), (2, NOW.wall + YEARS)):
-        await store.commit(Transaction(now=NOW, saves=saves(a_job(number, State.SUCCEEDED), at=ended_at)))
-    await store.write(
-        lambda db: db.executescript(
-            "UPDATE jobs SET aged_from = finished_at; UPDATE meta SET age_ahead = NULL"
-        )
-    )
-
-    await store.write(adopt_boot, NOW, BOOT)
-
-    found = await store.search(
-        pruning.prunable_jobs, RetentionLimits(max_age={State.SUCCEEDED: 0.0}), NOW.elapsed, 10
-    )
-    assert [(each.job, each.aged_from) for each in found] == [(1, NOW.wall - 100), (2, NOW.wall)]
