@@ -354,6 +354,6 @@ def _orders(old: Job | None, new: Job) -> list[tuple[JobId, type[Effect]]]:
         return []
     if new.state in ACTIVE and new.state is not old.state:
         return [(new.id, StartAttempt if new.state is State.RUNNING else CommandAttempt)]
-    if new.state is old.state and new.suspended is not old.suspended:
+    if new.state is old.state is not State.HELD and new.suspended is not old.suspended:
         return [(new.id, CommandAttempt)]
     return []

@@ -54,7 +54,7 @@ def test_a_job_whose_attempt_has_not_begun_is_cancelled_before_it_started(has_be
         scheduler.ended(job_id, number, Outcome.EXIT, NOW)
     scheduler.cancel(job_id, NOW)
 
-    scheduler.ended(job_id, attempt, Outcome.CANCELLED, NOW, has_begun=has_begun)
+    scheduler.ended(job_id, attempt, Outcome.CANCELLED, NOW, no_start=None if has_begun else "")
 
     save = scheduler.take_effects()[-1]
     assert (save.job.state, save.reason) == (State.CANCELLED, reason)

@@ -609,17 +609,6 @@ async def test_without_a_launcher_a_signal_is_refused(config, launcher):
             await life.actions.do("signal", JobId(key.job), signal=15, whole_tree=False)
 
 
-async def test_a_launcher_of_protocol_5_gets_no_job_that_it_would_run_beside_others(folder, launcher):
-    config = configure(folder, f'[executors.big]\nkind = "slurm"\nfolder = "{folder}"\n')
-    async with served(config, launcher) as life:
-        await life.launched()
-        life.link.protocol = 5
-
-        view = await life.view(await life.submit(command(executor="big", nodes=2)))
-
-        assert (view.state, view.outcome) == (State.FAILED, Outcome.REFUSED)
-
-
 async def test_limits_that_the_launcher_cannot_set_are_refused_at_once(config, launcher):
     async with served(config, launcher) as life:
         job = await life.submit(command(hold=True))

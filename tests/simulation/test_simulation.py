@@ -618,7 +618,7 @@ def count_all_cancelled_attempts_as_begun(monkeypatch):
     ended = Scheduler.ended
 
     def has_begun(self, *arguments, **options):
-        return ended(self, *arguments, **{**options, "has_begun": True})
+        return ended(self, *arguments, **{**options, "no_start": None})
 
     monkeypatch.setattr(Scheduler, "ended", has_begun)
 
@@ -627,7 +627,7 @@ def count_no_cancelled_attempt_as_begun(monkeypatch):
     ended = Scheduler.ended
 
     def has_not_begun(self, *arguments, **options):
-        return ended(self, *arguments, **{**options, "has_begun": False})
+        return ended(self, *arguments, **{**options, "no_start": ""})
 
     monkeypatch.setattr(Scheduler, "ended", has_not_begun)
 

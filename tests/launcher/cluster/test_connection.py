@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from bgd.launcher.cluster import pilot as pilots
+from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.pilot import Pilot
 from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.deadlines import Deadlines
@@ -19,7 +20,9 @@ from bgd.wire.launching import (
     Greeting,
     KeepAlive,
     PilotNode,
+    PilotStart,
     Ready,
+    SlurmStart,
     ToLauncher,
     Welcome,
     decode_to_launcher,
@@ -58,11 +61,15 @@ async def test_a_pilot_is_kept_alive_until_it_is_silent(monkeypatch):
     deadlines = Deadlines(asyncio.get_running_loop())
     context = SimpleNamespace(deadlines=deadlines, children=SimpleNamespace(kill=lambda _: None))
     pool = SimpleNamespace(
-        context=context, controller_of=lambda _: None, start=SimpleNamespace(keep_idle=600.0), store="9f2c"
+        context=context,
+        controller_of=partial(Controller, cast("Any", context)),
+        start=SimpleNamespace(keep_idle=600.0),
+        store="9f2c",
     )
     pool.connected = lambda _: None
-    slurm = SimpleNamespace(folder="/shared", python="python3")
-    pilot = Pilot(cast("PilotPool", pool), cast("Any", slurm), "pilot", 77, None)
+    start = PilotStart(executor="x", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1)
+    slurm = SlurmStart(folder="/shared", python="python3", options=[], pilot=start)
+    pilot = Pilot(cast("PilotPool", pool), slurm, "pilot", 77, None)
 
     async def relay_to(scripted: ScriptedPilot) -> Any:
         ours, theirs = socket.socketpair()
