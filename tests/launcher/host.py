@@ -65,12 +65,15 @@ def is_alive(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process was stopped by SIGSTOP; raise FileNotFoundError if it is gone.
+    """Return whether a process was stopped by SIGSTOP; False if it is gone.
 
     A process whose child is between vfork and exec shows a D, as shells do for a moment before each program.
     It stops only once the child has gone on. If the child was stopped too, SIGSTOP stays pending.
     """
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
     fields = {name: value.strip() for name, _, value in (line.partition(":") for line in status.splitlines())}
     return fields["State"][0] == "T" or bool(int(fields["ShdPnd"], 16) & 1 << signal.SIGSTOP - 1)
 

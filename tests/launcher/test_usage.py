@@ -151,7 +151,7 @@ def test_processes_are_read_only_when_somebody_asks_and_then_once_a_second(
     supervisor.started(supervisor.launch("sleep", "1000"))
     trace = tmp_path / "trace"
     tracer = subprocess.Popen(
-        ["strace", "-qq", "-P", "/proc", "-e", "trace=openat", "-o", trace, "-p", str(host.launchers[-1].pid)]
+        ["strace", "-f", "-qq", "-e", "trace=openat", "-o", trace, "-p", str(host.launchers[-1].pid)]
     )
     try:
         wait_until(
