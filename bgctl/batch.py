@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 _VERBS_ELSEWHERE = {"delete", "info", "logs", "progress", "remove", "status"}
 MAX_LINES = 2**53
-_FOLLOW_UP, _WORDS = TYPES[FollowUp]
+_FOLLOW_UP, _WORDS = TYPES[FollowUp], "'CMD ARGS'"
 
 
 @verb(

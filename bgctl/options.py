@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta
 from enum import EnumType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
@@ -14,20 +13,12 @@ import click
 from msgspec import Meta
 
 from bgctl.common import client
-from bgd import BgdError, Client, Job, NoSuchJob, State
+from bgd import BgdError, Client, Job, NoSuchJob, State, units
 from bgd.core import spec
-from bgd.core.filters import FILTERS, exact_name, read_queue
+from bgd.core.filters import FILTERS, exact_name
 from bgd.core.spec import OPTIONS, Option, kind_of
 from bgd.escape import one_line
-from bgd.units import (
-    counted,
-    format_duration,
-    parse_duration,
-    parse_size,
-    problem_with_zone_of,
-    text_reader,
-    whole_number_reader,
-)
+from bgd.units import counted, read, reader_of
 from bgd.wire.requests import MAX_IDS
 
 if TYPE_CHECKING:
@@ -270,63 +261,7 @@ _ID = r"([1-9][0-9]{0,17})(?:-([1-9][0-9]{0,17}))?"
 
 def whole_number(least: int, most: int) -> Parsed:
     """Return the type of whole numbers from `least` to `most`, both included."""
-    return Parsed("number", whole_number_reader(Annotated[int, Meta(ge=least, le=most)]))
-
-
-def _future_time(text: str) -> float:
-    """Parse "14:30", "tomorrow 9:00" or "2026-10-01 14:30"; local time unless a zone is given."""
-    try:
-        at = _time_of_day(text) or datetime.fromisoformat(text)
-        instant = at.timestamp()
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{text!r} is not a time: write 14:30, tomorrow 9:00, 2026-10-01 14:30 or 2026-10-01T14:30Z"
-            "; --delay 5m counts from now"
-        ) from None
-    if problem := problem_with_zone_of(at):
-        raise ValueError(f"{text!r} {problem}")
-    if instant <= time.time():
-        raise ValueError(f"{text!r} is in the past: give a time in the future")
-    return instant
-
-
-def _time_of_day(text: str) -> datetime | None:
-    """Return the next local occurrence of a time of day; None if the text is not a time of day.
-
-    Raises:
-        ValueError: no such time of day exists, for example 25:00.
-    """
-    match = re.fullmatch(_TIME_OF_DAY, text)
-    if match is None:
-        return None
-    now = datetime.now()  # noqa: DTZ005 - naive local time: adding a day keeps the time of day in any zone
-    at = now.replace(hour=int(match[2]), minute=int(match[3]), second=int(match[4] or 0), microsecond=0)
-    return at + timedelta(days=1) if match[1] or at <= now else at
-
-
-_TIME_OF_DAY = r"(tomorrow )?([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?"
-
-
-def _duration(text: str) -> float:
-    """Parse "90", "5s" or "1h30m"."""
-    seconds = parse_duration(text)
-    if seconds > spec.MAX_DURATION:
-        raise ValueError(f"{text!r} is too long: the limit is {format_duration(spec.MAX_DURATION)}")
-    return seconds
-
-
-def _pauses(text: str) -> float | tuple[float, ...]:
-    """Parse "5s", or "10s,20s,40s"."""
-    durations = tuple(map(_duration, text.split(",")))
-    if len(durations) > spec.MAX_PAUSES:
-        raise ValueError(f"it names {len(durations)} pauses, and the limit is {spec.MAX_PAUSES}")
-    return durations if len(durations) > 1 else durations[0]
-
-
-def _time_limit(text: str) -> float:
-    if not (seconds := _duration(text)):
-        raise ValueError("it must be greater than 0: leave the option out instead")
-    return seconds
+    return Parsed("number", reader_of(Annotated[int, Meta(ge=least, le=most)]))
 
 
 def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
@@ -338,29 +273,14 @@ def _queues_like(incomplete: str) -> Iterator[CompletionItem]:
 
 def slots_or(word: str) -> Parsed:
     """Return the type of a number of slots or a word; None means not given."""
-    rule = f"neither a number from 1 to {spec.MAX_SLOTS} nor {word!r}; use `bgctl pause` to start nothing"
-    number = text_reader(spec.SlotCount, rule)
-    return Parsed("slots", lambda text: word if text == word else number(text))
 
+    def parse(text: str) -> int | str:
+        try:
+            return word if text == word else int(read(text, spec.SlotCount, is_text=True))
+        except ValueError as error:
+            raise ValueError(f"{error} or {word!r}; use `bgctl pause` to start nothing") from None
 
-def _exit_codes(text: str) -> tuple[int, ...]:
-    """Parse "1,2,70-79": exit codes, sorted and without duplicates."""
-    codes: set[int] = set()
-    for word in text.split(","):
-        match = re.fullmatch(_CODES, word.strip())
-        if match is None:
-            raise ValueError(f"{word!r} is not an exit code: write for example 1,2,70-79")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last <= _MAX_CODE:
-            raise ValueError(
-                f"{word!r} is not a range of exit codes from 0 to {_MAX_CODE} with the lower one first"
-            )
-        codes.update(range(first, last + 1))
-    return tuple(sorted(codes))
-
-
-_CODES = r"([0-9]{1,3})(?:-([0-9]{1,3}))?"
-_MAX_CODE = 255  # wait(2) reports one byte
+    return Parsed("slots", parse)
 
 
 def _key_and_places(text: str) -> list[str]:
@@ -397,24 +317,21 @@ def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
 # --- shared instances of them ----------------------------------------------------------------------------
 
 
-def _text_type(name: str, kind: Any, rule: str, read: Callable[[str], Any] = str) -> Parsed:
-    """Return the type of options whose text `read` turns into a value of this kind; `rule` explains them."""
-    return Parsed(name, text_reader(kind, rule, read))
+def parsed(kind: Any, complete: Callable[[str], Iterable[CompletionItem]] = lambda _: ()) -> Parsed:
+    """Return the type of texts that stand for values of a kind."""
+    return Parsed("value", reader_of(kind), complete)
 
 
 ARGUMENT = _path("file", may_be_empty=True)
-DURATION = Parsed("duration", _duration)
+DURATION = parsed(spec.Duration)
 FILE = _path("file")
-FUTURE_TIME = Parsed("when", _future_time)
-MAX_OUTPUT = _text_type(
-    "size", Annotated[int, Meta(ge=1000, le=16 << 20)], "a size from 1kB to 16MiB", parse_size
-)
-NAME = _text_type("text", spec.Name, f"a text of 1 to {spec.MAX_NAME} characters")
-NOTIFY_NAME = _text_type("name", spec.NotifyName, spec.NOTIFY_NAME)
+MAX_OUTPUT = parsed(Annotated[int, Meta(ge=1000, le=16 << 20), units.SIZE])
+NAME = parsed(spec.Name)
+NOTIFY_NAME = parsed(spec.NotifyName)
 PAST_TIME = Parsed("when", lambda text: FILTERS["since"].read(text, time.time()))
-QUEUE_NAME = Parsed("queue", read_queue, _queues_like)
-SIZE = _text_type("size", spec.FileBytes, f"a size from 0 to {spec.MAX_BYTES} bytes", parse_size)
-TIME_LIMIT = Parsed("duration", _time_limit)
+QUEUE_NAME = parsed(spec.QueueName, _queues_like)
+SIZE = parsed(spec.FileBytes)
+TIME_LIMIT = parsed(spec.Timeout)
 
 
 # --- the options of jobs ---------------------------------------------------------------------------------
@@ -442,49 +359,44 @@ def _click_option(name: str) -> Callable[[F], F]:
     settings: dict[str, Any] = {"help": f"{OPTIONS[name].help}."}
     if kind is bool:
         settings["is_flag"] = True
-    elif kind in TYPES:
-        settings["type"], settings["metavar"] = TYPES[kind]
     elif isinstance(kind, EnumType):
         settings["type"] = WordType(kind)
-    elif getattr(kind, "__origin__", None) is int:
-        settings["type"], settings["metavar"] = Parsed("number", whole_number_reader(kind)), "N"
+    else:
+        settings["type"], settings["metavar"] = TYPES.get(kind, parsed(kind)), _METAVARS.get(kind, "N")
     return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))
 
 
-_AT_MOST = f"at most {spec.MAX_BYTES} bytes"
-_CORE = f"the size of a core file: 0 or for example 100MB, {_AT_MOST}"
-_LIMIT = f"KEY or KEY=N: a key of 1 to {spec.MAX_NAME} characters, and 1 to {spec.MAX_SLOTS}"
-_MEMORY = f"an amount of memory: at least 1MB, {_AT_MOST}"
-_PERCENT = f"a percentage of one processor: a whole number from 1 to {spec.MAX_PERCENT}, such as 50 or 150%"
-_RESOURCE = f"NAME=N, such as gpu=1: {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}"
-_SBATCH = f"an option of sbatch of at most {spec.MAX_SLURM_WORD} characters"
-_WORD = f"a text of 1 to {spec.MAX_SLURM_WORD} characters"
-# Parameter type and metavar for each type of a field
-TYPES: dict[Any, tuple[click.ParamType[Any], str]] = {
-    spec.Backoff: (_text_type("number", spec.Backoff, "a number from 1 to 100"), "F"),
-    spec.Duration: (DURATION, "D"),
-    spec.ExecutorName: (_text_type("name", spec.ExecutorName, f"an executor: {spec.EXECUTOR_NAME}"), "NAME"),
-    spec.ExitCodes: (Parsed("codes", _exit_codes), "CODES"),
-    spec.FileBytes: (_text_type("size", spec.FileBytes, _CORE, parse_size), "SIZE"),
-    spec.FollowUp: (Parsed("command", _follow_up), "'CMD ARGS'"),
-    spec.Folder: (_path("dir"), "DIR"),
-    spec.Instant: (FUTURE_TIME, "WHEN"),
-    spec.Limit: (_text_type("limit", spec.Limit, _LIMIT, _key_and_places), "KEY[=N]"),
-    spec.MemoryBytes: (_text_type("size", spec.MemoryBytes, _MEMORY, parse_size), "SIZE"),
-    spec.Name: (NAME, "TEXT"),
-    spec.NotifyName: (NOTIFY_NAME, "NAME"),
-    spec.Percent: (
-        _text_type("percent", spec.Percent, _PERCENT, lambda text: text.removesuffix("%")),
-        "PERCENT",
-    ),
-    spec.QueueName: (QUEUE_NAME, "NAME"),
-    spec.SlurmTime: (_text_type("time", spec.SlurmTime, spec.SLURM_TIME), "TIME"),
-    spec.SlurmWord: (_text_type("text", spec.SlurmWord, _WORD), "TEXT"),
-    spec.RetryDelay: (Parsed("durations", _pauses), "D,..."),
-    spec.Share: (_text_type("number", spec.Share, "a number from 0 to 1"), "SHARE"),
-    spec.SlurmOptions: (_text_type("option", spec.SlurmWord, _SBATCH), "OPTION"),
-    spec.Tags: (NAME, "TEXT"),
-    spec.Timeout: (TIME_LIMIT, "D"),
+# The types of those fields of which the command line takes other texts than a file or a client
+TYPES: dict[Any, click.ParamType[Any]] = {
+    spec.FollowUp: Parsed("command", _follow_up),
+    spec.Folder: _path("dir"),
+    spec.Limit: Parsed("limit", lambda text: read(_key_and_places(text), spec.Limit, is_text=True)),
+    spec.QueueName: QUEUE_NAME,
+    spec.SlurmOptions: parsed(spec.SlurmWord),
+    spec.Tags: NAME,
+}
+_METAVARS: dict[Any, str] = {
+    spec.Backoff: "F",
+    spec.Duration: "D",
+    spec.ExecutorName: "NAME",
+    spec.ExitCodes: "CODES",
+    spec.FileBytes: "SIZE",
+    spec.FollowUp: "'CMD ARGS'",
+    spec.Folder: "DIR",
+    spec.Instant: "WHEN",
+    spec.Limit: "KEY[=N]",
+    spec.MemoryBytes: "SIZE",
+    spec.Name: "TEXT",
+    spec.NotifyName: "NAME",
+    spec.Percent: "PERCENT",
+    spec.QueueName: "NAME",
+    spec.RetryDelay: "D,...",
+    spec.Share: "SHARE",
+    spec.SlurmOptions: "OPTION",
+    spec.SlurmTime: "TIME",
+    spec.SlurmWord: "TEXT",
+    spec.Tags: "TEXT",
+    spec.Timeout: "D",
 }
 
 _SPELLINGS = {
@@ -507,11 +419,15 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "after_any": _UNFINISHED_IDS,
     "env": {"multiple": True, "type": Parsed("assignment", _assignment), "metavar": "K=V"},
     "resources": {
-        "type": _text_type(
-            "resource",
-            tuple[spec.ResourceName, spec.TokenCount],
-            _RESOURCE,
-            lambda text: text.partition("=")[::2],
+        "type": parsed(
+            Annotated[
+                tuple[spec.ResourceName, spec.TokenCount],
+                units.Notation(
+                    f"NAME=N, {spec.RESOURCE_NAME}, and 1 to {spec.MAX_TOKENS}",
+                    "gpu=1",
+                    lambda text: text.partition("=")[::2],
+                ),
+            ]
         ),
         "multiple": True,
         "metavar": "NAME=N",

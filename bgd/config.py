@@ -45,6 +45,7 @@ from bgd.settings import (
     or_word,
     read_section,
 )
+from bgd.units import DURATION, SIZE
 from bgd.values import ANY_COMMAND, Address, TcpAddress
 from bgd.wire.requests import ShutdownMode
 
@@ -141,9 +142,8 @@ def no_target(name: str, known: Collection[str]) -> str:
 AUTO = "auto"
 UNLIMITED = "unlimited"
 
-Bytes = Annotated[int, Meta(ge=0, le=2**62)]
-LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62)]
-ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62)]
+LogBytes = Annotated[int, Meta(ge=MIN_LOG, le=2**62), SIZE]
+ReuseMemory = Annotated[int, Meta(ge=MIN_REUSE_MEMORY, le=2**62), SIZE]
 UpToThousand = Annotated[int, Meta(ge=1, le=1000)]
 JobCount = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 KeptJobs = Annotated[int, Meta(ge=0, le=2**53)]
@@ -151,7 +151,7 @@ LoadAverage = Annotated[float, Meta(ge=0, le=1_000_000)]
 RequestRate = Annotated[float, Meta(ge=0.1, le=10_000.0)]
 PilotNodes = Annotated[int, Meta(ge=0, le=1000)]
 NodeCpus = Annotated[int, Meta(ge=0, le=10_000)]
-BackupInterval = Annotated[float, Meta(ge=60.0, le=spec.MAX_DURATION)]
+BackupInterval = Annotated[float, Meta(ge=60.0, le=spec.MAX_DURATION), DURATION]
 
 
 _A_RUNNER = '["php", "artisan", "bgd:run"]'
@@ -174,13 +174,13 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
 
     state_dir: str = key(values.absolute_path)
     socket: str = key(values.absolute_path)
-    slots: int = key(or_word(AUTO, _processors, values.number(spec.SlotCount)), word=AUTO)
-    grace: float = key(values.duration(), 10.0)  # seconds between TERM and KILL
-    min_free: int | None = key(values.size(Bytes), None, none=AUTO)
+    slots: int = key(or_word(AUTO, _processors, values.of(spec.SlotCount)), word=AUTO)
+    grace: float = key(values.of(spec.Duration), 10.0)  # seconds between TERM and KILL
+    min_free: int | None = key(values.of(spec.FileBytes), None, none=AUTO)
     """Bytes on its disk below which the daemon refuses new jobs; None: by the size of the disk."""
-    max_load: float | None = key(values.number(LoadAverage), None, none="none")
+    max_load: float | None = key(values.of(LoadAverage), None, none="none")
     """Start no job while the load average of the last minute is this high or higher; None: no limit."""
-    min_memory: int | None = key(values.size(Bytes), None, none="none")
+    min_memory: int | None = key(values.of(spec.FileBytes), None, none="none")
     """Start no job while fewer bytes of memory are available; None: no limit."""
     on_stop: ShutdownMode = key(
         values.one_of(ShutdownMode.LEAVE, ShutdownMode.REQUEUE, ShutdownMode.WAIT), ShutdownMode.LEAVE
@@ -188,7 +188,7 @@ class DaemonConfig(Struct, frozen=True, kw_only=True):
     """What SIGTERM does to running jobs."""
     cgroups: Literal["limits", "all"] = key(values.one_of("limits", "all"), "limits")
     """Which attempts get a control group of their own, where the system allows that."""
-    notify: str | None = key(values.notify_name, None, none="")
+    notify: str | None = key(values.of(spec.NotifyName), None, none="")
     """The [notify] target of every job and schedule that names none."""
 
 
@@ -238,48 +238,54 @@ class PythonConfig(Struct, frozen=True, kw_only=True):
     isolation: spec.Isolation = key(
         values.one_of(*spec.Isolation), spec.Isolation.FORK
     )  # where a job does not say
-    recycle_jobs: int = key(values.number(JobCount), 10_000)
+    recycle_jobs: int = key(values.of(JobCount), 10_000)
     """After this many jobs a reused worker gives way to a new one."""
-    recycle_memory: int = key(values.size(ReuseMemory), 500_000_000)
+    recycle_memory: int = key(values.of(ReuseMemory), 500_000_000)
     """Bytes; a reused worker that takes more gives way to a new one."""
 
 
 class LogsConfig(Struct, frozen=True, kw_only=True):
     """[logs]."""
 
-    max_bytes: int = key(values.size(LogBytes), 100_000_000)  # of one attempt
+    max_bytes: int = key(values.of(LogBytes), 100_000_000)  # of one attempt
     on_limit: Literal["truncate", "kill"] = key(values.one_of("truncate", "kill"), "truncate")
 
 
 class RetentionConfig(Struct, frozen=True, kw_only=True):
     """[retention]: how long finished jobs are kept; None: no limit."""
 
-    succeeded_for: float | None = key(values.duration(), 7 * DAY, none=UNLIMITED)  # seconds since they ended
+    succeeded_for: float | None = key(
+        values.of(spec.Duration), 7 * DAY, none=UNLIMITED
+    )  # seconds since they ended
     failed_for: float | None = key(
-        values.duration(), 30 * DAY, none=UNLIMITED
+        values.of(spec.Duration), 30 * DAY, none=UNLIMITED
     )  # of failed and cancelled ones
-    max_finished: int | None = key(values.number(KeptJobs), 100_000, none=UNLIMITED)  # in each state
-    logs_total: int | None = key(values.size(Bytes), 5_000_000_000, none=UNLIMITED)  # bytes of all logs
-    keep_unread: float | None = key(values.duration(), 7 * DAY, none=UNLIMITED)  # seconds, of ends in inboxes
+    max_finished: int | None = key(values.of(KeptJobs), 100_000, none=UNLIMITED)  # in each state
+    logs_total: int | None = key(
+        values.of(spec.FileBytes), 5_000_000_000, none=UNLIMITED
+    )  # bytes of all logs
+    keep_unread: float | None = key(
+        values.of(spec.Duration), 7 * DAY, none=UNLIMITED
+    )  # seconds, of ends in inboxes
 
 
 class BackupConfig(Struct, frozen=True, kw_only=True):
     """[backup]: copies of the database that the daemon writes by itself."""
 
-    every: float | None = key(values.duration(BackupInterval), DAY, none="never")  # seconds
-    keep: int = key(values.number(UpToThousand), 3)
+    every: float | None = key(values.of(BackupInterval), DAY, none="never")  # seconds
+    keep: int = key(values.of(UpToThousand), 3)
     folder: str = key(values.absolute_path)
 
 
 class QueueConfig(Struct, frozen=True, kw_only=True):
     """[queues.NAME]."""
 
-    slots: int | None = key(values.number(spec.SlotCount), None, none=UNLIMITED)
+    slots: int | None = key(values.of(spec.SlotCount), None, none=UNLIMITED)
     """None: no limit except that of the daemon."""
-    executor: str = key(values.executor_name, spec.LOCAL)  # of jobs that name none themselves
+    executor: str = key(values.of(spec.ExecutorName), spec.LOCAL)  # of jobs that name none themselves
     rate: Rate | None = key(values.start_rate, None, none=UNLIMITED)
     """Starts of its jobs within some time, retries included; None: any number."""
-    weight: int | None = key(values.number(UpToThousand), None, none="none")
+    weight: int | None = key(values.of(UpToThousand), None, none="none")
     """Share of the slots among queues with jobs of equal priority; if no queue has one, they do not share."""
 
 
@@ -302,9 +308,9 @@ class NotifyTarget(Struct, frozen=True, kw_only=True):
     url: str | None = key(values.secret_url, None)
     on: tuple[str, ...] = key(values.events, ("failed",))
     """Events that it gets, by their names in bgd.core.notifications."""
-    failures: int = key(values.number(UpToThousand), 1)
+    failures: int = key(values.of(UpToThousand), 1)
     """Report a failure after this many in a row of the same job name or schedule."""
-    per_minute: int = key(values.number(UpToThousand), 10)
+    per_minute: int = key(values.of(UpToThousand), 10)
     """The most messages in a minute; what happens beyond that goes into one summary."""
 
 
@@ -314,7 +320,7 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     kind: spec.ExecutorKind = key(values.one_of(*spec.ExecutorKind), spec.ExecutorKind.LOCAL)
     argv: tuple[str, ...] = key(partial(values.program_with_arguments, example=_A_PREFIX), ())
     """Of a prefix: the program in front of the job's, and its arguments."""
-    shell: bool = key(values.yes_or_no, False)  # of a prefix: it passes what follows to a shell, as ssh does
+    shell: bool = key(values.of(bool), False)  # of a prefix: it passes what follows to a shell, as ssh does
     # of Slurm
     folder: str = key(values.absolute_path)  # which the nodes share
     python: str = key(values.node_python)  # on the nodes, with bgd; by default this one, by the same path
@@ -323,39 +329,37 @@ class ExecutorConfig(Struct, frozen=True, kw_only=True):
     account: str = key(values.text, "")
     qos: str = key(values.text, "")
     constraint: str = key(values.text, "")
-    memory: int = key(values.size(spec.MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
+    memory: int = key(values.of(spec.MemoryBytes), 1_000_000_000)  # bytes of a job that does not say
     options: tuple[str, ...] = key(values.texts, ())  # further ones of sbatch
     env: tuple[str, ...] = key(values.texts_without(values.problem_with_variable), ())
     """Names of variables of bgd that Slurm's programs get, such as LD_LIBRARY_PATH."""
-    requests_per_second: float = key(values.number(RequestRate), 2.0)  # to Slurm's controller
-    nodes: int = key(values.number(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
-    node_cpus: int = key(values.number(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
-    keep_idle: float = key(values.duration(), 60.0)  # seconds until a pilot without a job gives its node back
+    requests_per_second: float = key(values.of(RequestRate), 2.0)  # to Slurm's controller
+    nodes: int = key(values.of(PilotNodes), 0)  # the most that pilots take; 0: as many as jobs need
+    node_cpus: int = key(values.of(NodeCpus), 0)  # that a pilot has on its node; 0: the whole node
+    keep_idle: float = key(
+        values.of(spec.Duration), 60.0
+    )  # seconds until a pilot without a job gives its node back
 
 
 _RETRY: dict[str, Key[object]] = {  # a RetryPolicy; its other fields come from a job
-    "retries": Key(values.number(spec.Retries), 3),
-    "delay": Key(values.pauses, 5.0),
-    "backoff": Key(values.number(spec.Backoff), 1.0),
-    "max_delay": Key(values.duration(), 3600.0),
-    "jitter": Key(values.number(spec.Share), 0.1),
+    "retries": Key(values.of(spec.Retries), 3),
+    "delay": Key(values.of(spec.RetryDelay), 5.0),
+    "backoff": Key(values.of(spec.Backoff), 1.0),
+    "max_delay": Key(values.of(spec.Duration), 3600.0),
+    "jitter": Key(values.of(spec.Share), 0.1),
 }
 
 _CLASSES: dict[str, Key[object]] = {  # a ClassPolicy; None: the policy does not say
-    **{key: Key(partial(values.job_option, name), None) for key, name in POLICY_KEYS.items()},
+    **{key: Key(values.job_option(name), None) for key, name in POLICY_KEYS.items()},
     "on_exceptions": Key(values.exception_rules, None),
     "pause_after": Key(values.failure_rate, None),
-    "pause_for": Key(values.duration(spec.Timeout), PAUSE_FOR),
+    "pause_for": Key(values.of(spec.Timeout), PAUSE_FOR),
 }
 
 _NOT_SCHEDULED = spec.NOT_SCHEDULED | {"jitter", "input"}  # in a schedule jitter is about its own time
 
 _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None: it is not given
-    **{
-        name: Key(partial(values.job_option, name), None)
-        for name in spec.OPTIONS
-        if name not in _NOT_SCHEDULED
-    },
+    **{name: Key(values.job_option(name), None) for name in spec.OPTIONS if name not in _NOT_SCHEDULED},
     "cwd": Key(values.absolute_path, None),
     "stdin": Key(values.absolute_path, None),
     "command": Key(values.texts, None),
@@ -368,12 +372,12 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "timezone": Key(values.time_zone, None),
     "overlap": Key(values.one_of(*Overlap), Overlap.SKIP),
     "missed": Key(values.one_of(*Missed), Missed.CRON),
-    "missed_within": Key(values.duration(spec.Timeout), DAY),
-    "jitter": Key(values.duration(), 0.0),
-    "late_after": Key(values.duration(spec.Timeout), None),
+    "missed_within": Key(values.of(spec.Timeout), DAY),
+    "jitter": Key(values.of(spec.Duration), 0.0),
+    "late_after": Key(values.of(spec.Timeout), None),
     "except": Key(values.texts, ()),
     "env_pass": Key(values.passed_variables, None),
-    "paused": Key(values.yes_or_no, False),
+    "paused": Key(values.of(bool), False),
 }
 
 SCHEMA: Schema = {

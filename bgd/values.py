@@ -9,11 +9,9 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from enum import EnumType
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from bgd.core import spec
@@ -23,7 +21,7 @@ from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
 from bgd.paths import MAX_SOCKET_PATH
 from bgd.settings import Reader, Setting, parse_toml
-from bgd.units import format_duration, format_size, parse_duration, parse_size
+from bgd.units import WrongValue, format_duration, read
 
 T = TypeVar("T")
 
@@ -40,41 +38,15 @@ MAX_PORT = 65_535
 # --- values of many kinds of keys -------------------------------------------------------------------------
 
 
-def number(kind: object) -> Reader[Any]:
-    """Return a reader of numbers of an annotated type, whole or not, within its bounds, such as Retries."""
-    return lambda setting: _converted(setting.value, kind, is_text=setting.is_text)
+def of(kind: Any) -> Reader[Any]:
+    """Return a reader of values of a kind, such as Retries; a text may stand for one in its notation."""
 
-
-def duration(kind: object = spec.Duration) -> Reader[float]:
-    """Return a reader of durations, in seconds, within the bounds of an annotated type."""
-    return lambda setting: checked_duration(setting.value, kind)
-
-
-def checked_duration(value: object, kind: object = spec.Duration) -> float:
-    """Return the seconds of a duration; ValueError if it is none, or out of bounds."""
-    seconds = parse_duration(value) if isinstance(value, str) else value
-    return float(_converted(seconds, kind, written=format_duration))
-
-
-def pauses(setting: Setting) -> float | tuple[float, ...]:
-    """Read a duration, or a list of them."""
-    value = setting.value
-    if isinstance(value, str) and "," in value:
-        value = _listed(value)
-    if not isinstance(value, list):
-        return checked_duration(value)
-    durations = tuple(map(checked_duration, value))
-    if not 0 < len(durations) <= spec.MAX_PAUSES:
-        raise ValueError(f"must be a duration, or a list of 1 to {spec.MAX_PAUSES} of them")
-    return durations
-
-
-def size(kind: object) -> Reader[int]:
-    """Return a reader of sizes, in bytes, within the bounds of an annotated type."""
-
-    def reader(setting: Setting) -> int:
-        value = parse_size(setting.value) if isinstance(setting.value, str) else setting.value
-        return int(_converted(value, kind, written=lambda count: format_size(int(count))))
+    def reader(setting: Setting) -> Any:
+        is_list = setting.is_text and str(setting.value).lstrip().startswith("[")
+        try:
+            return read(_listed(setting.value) if is_list else setting.value, kind, is_text=setting.is_text)
+        except WrongValue as error:
+            raise ValueError(error.requirement) from error
 
     return reader
 
@@ -126,23 +98,6 @@ def texts_without(problem_with: Callable[[str], str | None]) -> Reader[tuple[str
         return entries
 
     return reader
-
-
-def _name(kind: object, words: str) -> Reader[str]:
-    """Return a reader of names of a type, which `words` describe."""
-
-    def reader(setting: Setting) -> str:
-        try:
-            return str(msgspec.convert(setting.value, kind))
-        except msgspec.ValidationError as error:
-            raise ValueError(f"must be {words}") from error
-
-    return reader
-
-
-queue_name = _name(spec.QueueName, spec.QUEUE_NAME)
-executor_name = _name(spec.ExecutorName, spec.EXECUTOR_NAME)
-notify_name = _name(spec.NotifyName, f"the name of a [notify] target: {spec.NOTIFY_NAME}")
 
 
 def absolute_path(setting: Setting) -> str:
@@ -325,7 +280,7 @@ def start_rate(setting: Setting) -> Rate:
     count, _, seconds = written.partition("/")
     if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
         raise ValueError(f'must be like "10/1m": 1 to {MAX_RATE} starts, and a duration')
-    return Rate(int(count), checked_duration(seconds, spec.Timeout), written)
+    return Rate(int(count), read(seconds, spec.Timeout), written)
 
 
 def failure_rate(setting: Setting) -> Rate:
@@ -333,7 +288,7 @@ def failure_rate(setting: Setting) -> Rate:
     found = re.fullmatch(r"([0-9]{1,3}) failures?/([0-9].*)", written := text(setting))
     if found is None or not 1 <= int(found[1]) <= MAX_FAILURES:
         raise ValueError(f'must be like "5 failures/10m": 1 to {MAX_FAILURES} failures, and a duration')
-    return Rate(int(found[1]), checked_duration(found[2], spec.Timeout), written)
+    return Rate(int(found[1]), read(found[2], spec.Timeout), written)
 
 
 def exception_rules(setting: Setting) -> ExceptionRules:
@@ -361,7 +316,7 @@ def _rule(text: object) -> Decision:
         or (step == NextStep.SNOOZE and not after)
     ):
         raise ValueError(f"{text!r} does not say what to do: {_SAY_WHAT_FOLLOWS}")
-    return Decision(NextStep(step), checked_duration(after) if after else None)
+    return Decision(NextStep(step), read(after, spec.Duration) if after else None)
 
 
 def rule_text(decision: Decision) -> str:
@@ -372,43 +327,15 @@ def rule_text(decision: Decision) -> str:
 _SAY_WHAT_FOLLOWS = 'write "retry", "retry 30s", "fail" or "snooze 5m"'
 
 
-def limit(setting: Setting) -> tuple[str, int]:
-    """Read a limit by key: the key, or a list of it and a number."""
-    found = [setting.value, 1] if isinstance(setting.value, str) else setting.value
-    try:
-        key, places = msgspec.convert(found, spec.Limit)
-    except msgspec.ValidationError as error:
-        raise ValueError('must be a key such as "customer:{0}", or a key and a number: ["{0}", 2]') from error
-    return key, places
+def job_option(name: str) -> Reader[Any]:
+    """Return a reader of an option of a job."""
+    if name == "slurm_options":
+        return texts_without(spec.problem_with_slurm_option)
 
+    def reader(setting: Setting) -> object:
+        return of(kind_of(name))(setting)  # not earlier: it would make each client start later
 
-def job_option(name: str, setting: Setting) -> object:
-    """Read an option of a job, as its field in a JobSpec is typed."""
-    kind = kind_of(name)  # not before it is needed: it would make each client start later
-    readers: dict[Any, Reader[Any]] = {
-        spec.QueueName: queue_name,
-        spec.ExecutorName: executor_name,
-        spec.NotifyName: notify_name,
-        spec.Duration: duration(),
-        spec.RetryDelay: pauses,
-        spec.Timeout: duration(spec.Timeout),
-        spec.MemoryBytes: size(spec.MemoryBytes),
-        spec.FileBytes: size(spec.FileBytes),
-        spec.Limit: limit,
-        spec.SlurmOptions: texts_without(spec.problem_with_slurm_option),
-    }
-    if isinstance(kind, EnumType):
-        return _word(kind, text(setting))
-    if kind in readers:
-        return readers[kind](setting)
-    if getattr(kind, "__origin__", kind) in {int, float}:
-        return number(kind)(setting)
-    try:
-        return msgspec.convert(setting.value, kind)
-    except msgspec.ValidationError as error:
-        if name == "env":
-            raise ValueError('must be a table of texts, for example { LANG = "C" }') from error
-        raise ValueError(str(error)) from error
+    return reader
 
 
 def time_zone(setting: Setting) -> str:
@@ -436,14 +363,6 @@ def passed_variables(setting: Setting) -> tuple[str, ...] | None:
             return texts(setting)
 
 
-def yes_or_no(setting: Setting) -> bool:
-    """Read true or false."""
-    value = {"true": True, "false": False}.get(str(setting.value)) if setting.is_text else setting.value
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")  # noqa: TRY004 - what readers raise
-    return value
-
-
 def table_or_list(kind: type[T], example: str) -> Reader[T]:
     """Return a reader of arguments of a class job, which are a list or a table."""
 
@@ -453,14 +372,6 @@ def table_or_list(kind: type[T], example: str) -> Reader[T]:
         return setting.value
 
     return reader
-
-
-def _word(kind: EnumType, word: str) -> object:
-    """Return a member of a StrEnum, also for another spelling that the enum accepts."""
-    try:
-        return kind(word)
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(map(str, kind))}") from None
 
 
 def problem_with_command(entry: str) -> str | None:
@@ -494,34 +405,6 @@ def problem_with_module(name: str) -> str | None:
 
 
 # --- how values are checked -------------------------------------------------------------------------------
-
-
-# msgspec's words for a bound, and those of people
-_BOUND = re.compile(r"Expected `\w+` ([<>]=?) (-?[\d.]+)$")
-_COMPARED = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_LENGTH = re.compile(r"Expected `(\w+)` of length <= (\d+)$")
-_KINDS = {"int": "must be a whole number", "float": "must be a number", "bool": "must be true or false"}
-
-
-def _converted(
-    value: object, kind: object, *, is_text: bool = False, written: Callable[[float], str] = "{:g}".format
-) -> int | float:
-    """Return the value as the annotated type has it; an error shows the bound as `written` writes it."""
-    try:
-        converted: int | float = msgspec.convert(value, kind, strict=not is_text)
-    except msgspec.ValidationError as error:
-        raise ValueError(problem_in_words(str(error), lambda bound: written(float(bound)))) from error
-    return converted
-
-
-def problem_in_words(problem: str, written: Callable[[str], str]) -> str:
-    """Return what msgspec says of a value in the words of people, a bound as `written` writes it."""
-    if (bound := _BOUND.match(problem)) is not None:
-        return f"must be {_COMPARED[bound[1]]} {written(bound[2])}"
-    if (length := _LENGTH.match(problem)) is not None:
-        return f"must have at most {length[2]} {'characters' if length[1] == 'str' else 'values'}"
-    kinds = (words for kind, words in _KINDS.items() if problem.startswith(f"Expected `{kind}"))
-    return next(kinds, "cannot be understood")
 
 
 def _text(value: object) -> str:

@@ -62,7 +62,7 @@ def test_the_jobs_own_traceback_is_shown_below_its_error():
 def test_bad_argument_is_quoted_in_short(capsys):
     assert run(["submit", "-n", LONG, "true"]) == 2
     said = capsys.readouterr().err
-    assert said.endswith(f"'{CUT}' is not a text of 1 to 200 characters\n")
+    assert said.endswith(f"'{CUT}' must be text of 1 to 200 characters\n")
 
 
 @pytest.mark.parametrize("place", ["security]\nallowed_commands", "python]\npreload"])

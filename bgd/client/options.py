@@ -43,11 +43,11 @@ class EditableOptions(TypedDict, total=False):
     backoff: float | None
     max_delay: Duration | None
     jitter: float | None
-    retry_on: Sequence[int] | None
-    no_retry_on: Sequence[int] | None
+    retry_on: Sequence[int] | str | None
+    no_retry_on: Sequence[int] | str | None
     rerun: bool | None
     stop_signal: Literal["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "WINCH", "KILL"] | None
-    at: float | datetime | None
+    at: float | str | datetime | None
     expires: Duration | None
     after: Sequence[JobReference]
     after_any: Sequence[JobReference]
@@ -60,7 +60,7 @@ class EditableOptions(TypedDict, total=False):
     isolation: Literal["fork", "spawn", "reuse"] | None
     executor: str | None
     cpus: int | None
-    memory: int | None
+    memory: int | str | None
     nodes: int | None
     gpus: int | None
     gres: str | None
@@ -70,11 +70,11 @@ class EditableOptions(TypedDict, total=False):
     slurm_options: Sequence[str] | None
     keep_leftovers: bool
     nice: int | None
-    memory_max: int | None
-    cpu_max: int | None
+    memory_max: int | str | None
+    cpu_max: int | str | None
     pids_max: int | None
     open_files: int | None
-    core_max: int | None
+    core_max: int | str | None
     notify: str | None
     on_failure: str | Sequence[str | os.PathLike[str]] | Callable[..., object] | None
     on_success: str | Sequence[str | os.PathLike[str]] | Callable[..., object] | None
@@ -83,8 +83,8 @@ class EditableOptions(TypedDict, total=False):
 class FurtherOptions(EditableOptions, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
-    Sizes are bytes. A datetime without a time zone is local, a number is epoch
-    seconds.
+    Sizes are bytes or texts such as "2GB". Times are texts such as "tomorrow 9:00", datetimes, or epoch
+    seconds; without a time zone they are local.
 
     * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
       jobs) or a list of names. `env` adds to them.

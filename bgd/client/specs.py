@@ -28,7 +28,7 @@ from bgd.core.spec import (
 )
 from bgd.errors import Refused, nearest
 from bgd.escape import as_utf8, is_text, one_line
-from bgd.units import parse_duration
+from bgd.units import WrongValue, notation_of, problem_with_field, without_notation
 from bgd.wire.requests import Changes
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ Item = JobSpec | Sequence[str] | Mapping[str, Any]
 
 _OPTIONS = OPTIONS.keys() | {"env_pass", "shell", "check"}
 _CHANGEABLE = {name for name, option in OPTIONS.items() if option.can_edit} | {"argv"}
-_DURATIONS = {
-    name for name in OPTIONS if kind_of(name) in (limits.Duration, limits.RetryDelay, limits.Timeout)
-}
+_NOTATIONS = {name: kind for name in OPTIONS if notation_of(kind := kind_of(name)) is not None}
 _KEYS = _OPTIONS | {"argv", "target", "args", "kwargs"}
 _SHELL = ("/bin/sh", "-c")
 
@@ -263,7 +261,7 @@ def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: 
         raise TypeError(f"{no_option(min(unknown), allowed)}{hint}")
 
 
-def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR0911 - a line for each kind
+def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
     match key:
         case "argv":
             return _words_of(value)
@@ -273,19 +271,12 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: C901, PLR09
             return {_as_sent(name): _as_sent(word) for name, word in value.items()}
         case "input" if isinstance(value, str):
             return value.encode()
-        case "at" if isinstance(value, datetime):
-            return value.timestamp()
-        case "limit" if isinstance(value, str):
-            return (value, 1)
-        case "retry_on" | "no_retry_on" if isinstance(value, range):
-            return list(value)
         case "after" | "after_any":
             return ids_of(value, key)
         case _ if key in FOLLOW_UPS:
             return follow_up_words(value, key)
-        case _ if key in _DURATIONS:
-            is_list = key == "retry_delay" and isinstance(value, list | tuple)
-            return [seconds_of(each, key) for each in value] if is_list else seconds_of(value, key)
+        case _ if key in _NOTATIONS:
+            return _without_notation(value, _NOTATIONS[key], key)
         case _:
             return value
 
@@ -413,7 +404,7 @@ def ids_of(jobs: Iterable[JobReference], name: str = "jobs") -> list[int]:
     ids = [_id_of(job, name) for job in jobs]
     for index, job_id in enumerate(ids):
         if not 1 <= job_id <= limits.MAX_ID:
-            raise Refused(f"{name}[{index}]: a whole number from 1 to {limits.MAX_ID}, not {job_id}")
+            raise Refused(f"{name}[{index}]: {WrongValue(job_id, limits.JobNumber)}")
     return ids
 
 
@@ -457,9 +448,7 @@ def _converted(values: dict[str, Any], kind: type[S]) -> S:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        from bgd.client.problems import problem_with  # noqa: PLC0415 - only for an error
-
-        raise Refused(problem_with(str(error), values, kind)) from error
+        raise Refused(problem_with_field(error, values, kind)) from error
 
 
 # --- the calling process ----------------------------------------------------------------------------------
@@ -560,20 +549,34 @@ def seconds_of(duration: Duration | None, name: str = "timeout") -> float | None
     Raises:
         Refused: it is a text that is not a duration, or of another type.
     """
-    match duration:
-        case None | float() | int():
-            return duration
+    seconds: object = _without_notation(duration, limits.Duration, name)
+    if seconds is None or isinstance(seconds, float | int):
+        return seconds
+    raise Refused(f"{name}: {WrongValue(duration, limits.Duration)}")
+
+
+def _without_notation(value: Any, kind: Any, name: str) -> Any:
+    """Return what a text stands for as a value of a kind, and datetimes, timedeltas and ranges as plain ones.
+
+    Raises:
+        Refused: the text stands for nothing.
+    """
+    match value:
+        case list() | tuple() if kind is limits.RetryDelay:
+            return [_without_notation(item, limits.Duration, name) for item in value]
+        case datetime():
+            return value.timestamp()
         case timedelta():
-            return duration.total_seconds()
+            return value.total_seconds()
+        case range():
+            return list(value)
         case str():
             try:
-                return parse_duration(duration)
+                return without_notation(value, kind)
             except ValueError as error:
                 raise Refused(f"{name}: {error}") from error
         case _:
-            raise Refused(
-                f"{name}: a duration is seconds, a text such as '10s', or a timedelta, not {duration!r}"
-            )
+            return value
 
 
 def system_text(text: str) -> str:

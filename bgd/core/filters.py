@@ -14,13 +14,13 @@ from bgd.core.spec import (
     MAX_FILTER,
     MAX_ID,
     NOTIFICATION_QUEUE,
-    QUEUE_NAME,
+    ExitCode,
     JobNumber,
     Priority,
     QueueName,
 )
 from bgd.errors import nearest
-from bgd.units import parse_past_time, text_reader, whole_number_reader
+from bgd.units import parse_past_time, reader_of
 
 MAX_WORDS = 20  # of a filter
 MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number
@@ -140,12 +140,17 @@ class Key(Struct, frozen=True):
     has_exact: bool = False
 
 
-read_queue = text_reader(QueueName, f"a queue: {QUEUE_NAME}")
-_read_exit_code = whole_number_reader(Annotated[int, Meta(ge=0, le=255)])
-_read_priority = whole_number_reader(Priority)
-_read_batch = text_reader(JobNumber, "the id of a batch: `bgctl batch show NAME` has it")
 NO_OUTCOME = "none"
 OUTCOMES = (*map(str, Outcome), NO_OUTCOME)
+
+
+BatchNumber = Annotated[
+    JobNumber, Meta(description="the id of a batch, as `bgctl batch show NAME` prints it")
+]
+
+
+def _reader(kind: Any) -> Callable[[str, float], Any]:
+    return lambda text, _: reader_of(kind)(text)
 
 
 def _read_outcome(text: str) -> str:
@@ -177,21 +182,21 @@ def _read_ids(text: str) -> frozenset[range]:
 
 FILTERS: dict[str, Key] = {
     "state": Key("states"),
-    "queue": Key("queue", lambda text, _: read_queue(text)),
+    "queue": Key("queue", _reader(QueueName)),
     "name": Key("name_parts", has_exact=True),
     "tag": Key("tags"),
     "class": Key("target", has_exact=True),
     "arg": Key("args"),
     "error": Key("errors", has_exact=True),
     "outcome": Key("outcome", lambda text, _: _read_outcome(text)),
-    "exit": Key("exit_code", lambda text, _: _read_exit_code(text)),
+    "exit": Key("exit_code", _reader(ExitCode)),
     "signal": Key("signal", lambda text, _: _read_signal(text)),
     "since": Key("since", parse_past_time),
     "until": Key("until", parse_past_time),
     "finished": Key("finished", parse_past_time),
     "id": Key("ids", lambda text, _: _read_ids(text)),
-    "priority": Key("priority", lambda text, _: _read_priority(text)),
-    "batch": Key("batch", lambda text, _: _read_batch(text)),
+    "priority": Key("priority", _reader(Priority)),
+    "batch": Key("batch", _reader(BatchNumber)),
     "session": Key("session"),
 }
 """All keys of words. A new one is a row here and its condition in `bgd.daemon.storage.lists`."""

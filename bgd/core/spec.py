@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from msgspec import Meta, Struct
 
+from bgd.units import DURATION, INSTANT, SIZE, Notation, parse_duration
+
 # --- limits on what a stranger may send ------------------------------------------------------------
 
 MAX_WORD = 131_071  # bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of linux/binfmts.h, less its NUL
@@ -50,46 +52,91 @@ MAX_SLURM_OPTIONS = 20
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-NotifyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64)]
 QUEUE_NAME = NOTIFY_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
-ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z")]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description=QUEUE_NAME)]
+NotifyName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64, description=NOTIFY_NAME)
+]
 EXECUTOR_NAME = "a name of at most 32 small letters, digits, '_' and '-', a letter first"
+ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description=EXECUTOR_NAME)]
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
-Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION)]
-Timeout = Annotated[float, Meta(gt=0, le=MAX_DURATION)]
-RetryDelay = Duration | Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=MAX_PAUSES)]
+Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION), DURATION]
+Timeout = Annotated[float, Meta(gt=0, le=MAX_DURATION), DURATION]
+
+
+def _parse_pauses(text: str) -> float | list[float]:
+    durations = [parse_duration(part.strip()) for part in text.split(",")]
+    return durations if len(durations) > 1 else durations[0]
+
+
+_PAUSES = Notation(
+    f"a duration from 0s to {MAX_DURATION / 86_400:.0f}d, or a list of 1 to {MAX_PAUSES} of them",
+    "5s or 10s,20s,40s",
+    _parse_pauses,
+    items=Duration,
+)
+RetryDelay = Annotated[
+    Duration | Annotated[tuple[Duration, ...], Meta(min_length=1, max_length=MAX_PAUSES)], _PAUSES
+]
 """The pause before each retry, or those before the first ones; the last one repeats."""
 Backoff = Annotated[float, Meta(ge=1, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Umask = Annotated[int, Meta(ge=0, le=0o777)]
-Instant = Annotated[float, Meta(ge=0, le=MAX_INSTANT)]
+Instant = Annotated[float, Meta(ge=0, le=MAX_INSTANT), INSTANT]
 JobNumber = Annotated[int, Meta(ge=1, le=MAX_ID)]
 JobNumbers = Annotated[tuple[JobNumber, ...], Meta(max_length=MAX_WAITS)]
-ExitCodes = Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(max_length=256)]
+ExitCode = Annotated[int, Meta(ge=0, le=255)]  # wait(2) reports one byte
+
+
+def _parse_codes(text: str) -> list[int]:
+    """Return the codes in "1,2,70-79", sorted and without duplicates."""
+    codes: set[int] = set()
+    for word in text.split(","):
+        match = re.fullmatch(r" *([0-9]{1,3})(?:-([0-9]{1,3}))? *", word)
+        if match is None or not int(match[1]) <= int(match[2] or match[1]) <= 255:  # noqa: PLR2004 - likewise
+            raise ValueError(f"{word!r} is not an exit code from 0 to 255: write for example 1,2,70-79")
+        codes.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(codes)
+
+
+_CODES = Notation("exit codes from 0 to 255", "1,2,70-79", _parse_codes, items=ExitCode)
+ExitCodes = Annotated[tuple[ExitCode, ...], Meta(max_length=256), _CODES]
 SlotCount = Annotated[int, Meta(ge=1, le=MAX_SLOTS)]
-ResourceName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 RESOURCE_NAME = "a name of at most 32 small letters, digits and '_', a letter first"
+ResourceName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z", description=RESOURCE_NAME)]
 TokenCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
-Resources = Annotated[dict[ResourceName, TokenCount], Meta(max_length=MAX_RESOURCES)]
-Limit = tuple[Name, SlotCount]
+_RESOURCES = f"at most {MAX_RESOURCES} resources, each with a number from 1 to {MAX_TOKENS}"
+Resources = Annotated[dict[ResourceName, TokenCount], Meta(max_length=MAX_RESOURCES, description=_RESOURCES)]
+_LIMIT = Notation(
+    f"a key of 1 to {MAX_NAME} characters, or one and a number from 1 to {MAX_SLOTS}",
+    '"customer:{0}" or ["{0}", 2]',
+    lambda text: (text, 1),
+)
+Limit = Annotated[tuple[Name, SlotCount], _LIMIT]
 """A key, and how many jobs with it may run at once."""
 Demand = tuple[tuple[str, int], ...]
 """The tokens that a job asks for, sorted by name."""
 Nice = Annotated[int, Meta(ge=-20, le=19)]
-MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES)]
-Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT)]
+MemoryBytes = Annotated[int, Meta(ge=MIN_MEMORY, le=MAX_BYTES), SIZE]
+_PERCENT = Notation(
+    "a percentage of one processor",
+    "50 or 150%",
+    lambda text: int(digits) if (digits := text.removesuffix("%")).isdecimal() else text,
+)
+Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT), _PERCENT]
 ProcessCount = Annotated[int, Meta(ge=1, le=MAX_PROCESSES)]
 OpenFiles = Annotated[int, Meta(ge=MIN_OPEN_FILES, le=MAX_OPEN_FILES)]
 CpuCount = Annotated[int, Meta(ge=1, le=MAX_CPUS)]
 NodeCount = Annotated[int, Meta(ge=1, le=MAX_NODES)]
 GpuCount = Annotated[int, Meta(ge=1, le=MAX_GPUS)]
 SlurmWord = Annotated[str, Meta(min_length=1, max_length=MAX_SLURM_WORD)]
-SlurmTime = Annotated[str, Meta(pattern=r"^([0-9]{1,4}-)?[0-9]{1,7}(:[0-9]{1,2}){0,2}\Z")]
-SLURM_TIME = "a time as sbatch takes it: minutes, H:MM:SS or D-HH:MM:SS"
+_SLURM_TIME = "a time as sbatch takes it: minutes, H:MM:SS or D-HH:MM:SS"
+SlurmTime = Annotated[
+    str, Meta(pattern=r"^([0-9]{1,4}-)?[0-9]{1,7}(:[0-9]{1,2}){0,2}\Z", description=_SLURM_TIME)
+]
 SlurmOptions = Annotated[tuple[SlurmWord, ...], Meta(max_length=MAX_SLURM_OPTIONS)]
-FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES)]
+FileBytes = Annotated[int, Meta(ge=0, le=MAX_BYTES), SIZE]
 Folder = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 Argv = Annotated[tuple[Word, ...], Meta(max_length=MAX_ARGV)]
 FollowUp = Annotated[tuple[Word, ...], Meta(max_length=100)]
@@ -100,7 +147,8 @@ TraceParent = Annotated[
     str, Meta(pattern=r"^(?!ff|..-0{32}|.{36}0{16})[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 ]
 TraceState = Annotated[str, Meta(pattern=r"^[ -~]{0,512}\Z")]
-Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV)]
+_VARIABLES = f"at most {MAX_ENV} names, each with a text"
+Environment = Annotated[dict[str, str], Meta(max_length=MAX_ENV, description=_VARIABLES)]
 
 DEFAULT_QUEUE = "default"
 NOTIFICATION_QUEUE = "bgd-notifications"

@@ -14,7 +14,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType, defstruct, field
 
 from bgd.core.job import VERBS, State
 from bgd.core.spec import (
-    MAX_DURATION,
     MAX_FILTER,
     MAX_INSTANT,
     MAX_NAME,
@@ -28,6 +27,7 @@ from bgd.core.spec import (
     NotifyName,
     QueueName,
     SlotCount,
+    Timeout,
     kind_of,
     may_be_nil,
 )
@@ -491,7 +491,7 @@ class GetInfo(Request, frozen=True, tag="info"):
 class GetStats(Request, frozen=True, tag="stats"):
     """-> Stats: figures of the last `window` seconds, and of all jobs that wait or run."""
 
-    window: Annotated[float, Meta(gt=0, le=MAX_DURATION)] = 3600.0
+    window: Timeout = 3600.0
 
 
 class GetUsage(Request, frozen=True, tag="usage"):

@@ -48,7 +48,7 @@ def test_invalid_options_of_prune_are_usage_errors(daemon):
     for arguments, words in [
         (("--older-than", "soon"), "'soon' is not a duration"),
         (("--logs-total", "much"), "'much' is not a size"),
-        (("--keep", "-1"), "not a whole number from 0"),
+        (("--keep", "-1"), "must be a whole number from 0"),
         (("--state", "running"), "'running' is not one of"),
     ]:
         done = daemon.bgctl("prune", *arguments)

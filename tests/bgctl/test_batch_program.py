@@ -104,7 +104,7 @@ def test_each_word_behind_three_colons_is_a_line(daemon, arguments, expected):
             ["-j", "2", "--on-limit", "skip", "--", "echo"],
             "-j is a limit by key: leave out either it, or --li",
         ),
-        (["-j", "0", "--", "echo"], "'0' is not a whole number from 1 to"),
+        (["-j", "0", "--", "echo"], "'0' must be a whole number from 1 to"),
     ],
 )
 def test_what_cannot_be_a_batch_is_told_in_a_line(daemon, arguments, why):

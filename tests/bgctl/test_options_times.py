@@ -8,7 +8,10 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from bgctl.options import FUTURE_TIME, PAST_TIME
+from bgctl.options import PAST_TIME, parsed
+from bgd.core.spec import Instant
+
+FUTURE_TIME = parsed(Instant)
 
 
 def meant(text: str) -> float:

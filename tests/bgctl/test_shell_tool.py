@@ -91,7 +91,10 @@ def test_a_size_that_cannot_be_kept_is_refused(daemon, size):
     done = daemon.bgctl("run", "--max-output", size, "true")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"bgctl: --max-output: {size!r} is not a size from 1kB to 16MiB\n"
+    assert (
+        done.stderr
+        == f"bgctl: --max-output: {size!r} must be a size from 1kB to 16.8MB, such as 500kB, 100MB or 64MiB\n"
+    )
 
 
 def parts_of(text: bytes, cuts: list[int]) -> list[LogPart]:

@@ -22,12 +22,15 @@ TARGET = Path(__file__).parents[2] / "bgd/client/options.py"
 WRITTEN: dict[Any, str] = {
     spec.Duration: "Duration",
     spec.Environment: "Mapping[str, str]",
-    spec.ExitCodes: "Sequence[int]",
+    spec.ExitCodes: "Sequence[int] | str",
+    spec.FileBytes: "int | str",
     spec.FollowUp: "str | Sequence[str | os.PathLike[str]] | Callable[..., object]",
     spec.Folder: "str | os.PathLike[str]",
-    spec.Instant: "float | datetime",
+    spec.Instant: "float | str | datetime",
     spec.JobNumbers: "Sequence[JobReference]",
     spec.Limit: "str | tuple[str, int]",
+    spec.MemoryBytes: "int | str",
+    spec.Percent: "int | str",
     spec.Resources: "Mapping[str, int]",
     spec.RetryDelay: "Duration | Sequence[Duration]",
     spec.SlurmOptions: "Sequence[str]",
@@ -89,8 +92,8 @@ class EditableOptions(TypedDict, total=False):
 class FurtherOptions(EditableOptions, total=False):
     """Options of any job. The daemon's configuration decides what is left out.
 
-    Sizes are bytes. A datetime without a time zone is local, a number is epoch
-    seconds.
+    Sizes are bytes or texts such as "2GB". Times are texts such as "tomorrow 9:00", datetimes, or epoch
+    seconds; without a time zone they are local.
 
     * `env_pass`: variables of the caller to pass on: "all" (default for commands), "none" (default for class
       jobs) or a list of names. `env` adds to them.

@@ -91,7 +91,7 @@ def test_progress_of_a_job_is_what_its_attempt_reports(client):
     client.set_progress(job, 1, 0.25, "reading")
     wait_until(lambda: job.refresh().progress == Progress(0.25, "reading"))
 
-    with pytest.raises(Refused, match=r"fraction: a number from 0 to 1 or None, not 1\.5"):
+    with pytest.raises(Refused, match=r"fraction: 1\.5 must be a number from 0 to 1"):
         client.set_progress(job, 1, 1.5)
     job.cancel()
     job.wait(DEADLINE)
@@ -255,7 +255,7 @@ def test_durations_are_seconds_texts_or_timedeltas(client, client_at, daemon):
     ("wrong", "words"),
     [
         ("10x", "timeout: '10x' is not a duration: write 500ms"),
-        ([1], r"timeout: a duration is seconds, .* not \[1\]"),
+        ([1], r"timeout: \[1\] must be a duration "),
     ],
 )
 def test_what_is_not_a_duration_is_refused(client, wrong, words):
@@ -354,7 +354,7 @@ def test_a_job_that_is_named_twice_is_acted_on_once_and_both_entries_say_so(clie
 def test_a_number_that_no_job_has_is_refused_at_once(verb, job_id):
     client = Client("/nonexistent/bgd.sock")
 
-    with pytest.raises(Refused, match=rf"jobs\[0\]: a whole number from 1 to \d+, not {job_id}$"):
+    with pytest.raises(Refused, match=rf"jobs\[0\]: {job_id} must be a whole number from 1 to \d+$"):
         list(getattr(client, verb)(job_id if verb in {"result", "logs"} else [job_id]))
 
 
@@ -526,12 +526,12 @@ def test_slots_and_queues_can_be_set_and_read(client):
 
 def test_values_out_of_range_are_refused_before_they_are_sent(client):
     for ask, words in [
-        (lambda: client.jobs(limit=0), "limit: a whole number from 1 to 10000, not 0"),
-        (lambda: client.set_slots(0), "slots: a whole number from 1 to 10000 or None, not 0"),
-        (lambda: client.signal([1], 99), "signal: a whole number from 1 to 64, not 99"),
-        (lambda: client.pause("no queue"), "queue: a name of at most 64"),
-        (lambda: client.stats(-1), "window: a number above 0"),
-        (lambda: client.cancel([0]), r"jobs\[0\]: a whole number from 1 to"),
+        (lambda: client.jobs(limit=0), "limit: 0 must be a whole number from 1 to 10000"),
+        (lambda: client.set_slots(0), "slots: 0 must be a whole number from 1 to 10000"),
+        (lambda: client.signal([1], 99), "signal: 99 must be a whole number from 1 to 64"),
+        (lambda: client.pause("no queue"), "queue: 'no queue' must be a name of at most 64"),
+        (lambda: client.stats(-1), "window: -1 must be a duration above 0s"),
+        (lambda: client.cancel([0]), r"jobs\[0\]: 0 must be a whole number from 1 to"),
     ]:
         with pytest.raises(Refused, match=words):
             ask()

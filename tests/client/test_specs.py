@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bgd import AsyncJob, Client, Job, JobSpec
+from bgd.client.options import JobOptions
 from bgd.client.session import batch_frames
 from bgd.client.specs import (
     Caller,
@@ -136,19 +137,22 @@ def test_a_variable_that_is_set_is_added_to_the_callers(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"priority": 1001}, "priority: a whole number from -1000 to 1000 or None, not 1001"),
-        ({"priority": "high"}, "priority: a whole number from -1000 to 1000 or None, not 'high'"),
-        ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
-        ({"timeout": 0}, "timeout: a number above 0 and at most 31622400 or None, not 0"),
-        ({"delay": math.inf}, "delay: a number from 0 to 31622400, not inf"),
-        ({"at": -1}, "at: a number from 0 to 253402300799 or None, not -1"),
-        ({"queue": "no queue"}, "queue: a name of at most 64 letters, digits, '.', '_' and '-'"),
-        ({"name": ""}, "name: text of 1 to 200 characters or None, not ''"),
-        ({"tags": ["t" * 99] * 21}, "tags: a list of at most 20, each text of 1 to 200 characters, not ['t"),
-        ({"retry_on": [256]}, "retry_on[0]: a whole number from 0 to 255, not 256"),
-        ({"hold": "yes"}, "hold: true or false, not 'yes'"),
-        ({"env": {"A": 1}}, "env: at most 4096 names, each with a text or None, not 'A"),
-        ({"input": b"x" * 500_001}, "input: at most 500000 bytes or None, not b'xxx"),
+        ({"priority": 1001}, "priority: 1001 must be a whole number from -1000 to 1000"),
+        ({"priority": "high"}, "priority: 'high' must be a whole number from -1000 to 1000"),
+        ({"retries": -1}, "retries: -1 must be a whole number from 0 to 1000"),
+        ({"timeout": 0}, "timeout: 0 must be a duration above 0s and at most 366d"),
+        ({"delay": math.inf}, "delay: inf must be a duration from 0s to 366d"),
+        ({"at": -1}, "at: -1 must be a time in epoch seconds from 0 to 253402300799"),
+        (
+            {"queue": "no queue"},
+            "queue: 'no queue' must be a name of at most 64 letters, digits, '.', '_' and '-'",
+        ),
+        ({"name": ""}, "name: '' must be text of 1 to 200 characters"),
+        ({"tags": ["t" * 99] * 21}, "tags: ['tttt"),
+        ({"retry_on": [256]}, "retry_on[0]: 256 must be a whole number from 0 to 255"),
+        ({"hold": "yes"}, "hold: 'yes' must be true or false"),
+        ({"env": {"A": 1}}, "env: must be at most 4096 names, each with a text, not 'A': int"),
+        ({"input": b"x" * 500_001}, "input: b'xxxx"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
@@ -159,7 +163,21 @@ def test_values_out_of_range_are_refused_in_plain_words(monkeypatch, options, me
         command_spec(["true"], options, Caller())
 
     assert str(raised.value).startswith(message)
-    assert len(str(raised.value)) < 200
+    assert len(str(raised.value)) < 250
+
+
+def test_options_are_written_as_on_the_command_line():
+    of_limits: JobOptions = {"memory_max": "2GB", "core_max": 0, "cpu_max": "150%", "limit": "mail"}
+    of_times: JobOptions = {"retry_on": "1,70-71", "at": "tomorrow 9:00", "retry_delay": "1s,2s"}
+
+    spec = command_spec(["true"], {**of_limits, **of_times}, Caller())
+
+    assert (spec.memory_max, spec.core_max, spec.cpu_max) == (2_000_000_000, 0, 150)
+    assert (spec.retry_on, spec.limit, spec.retry_delay) == ((1, 70, 71), ("mail", 1), (1.0, 2.0))
+    assert spec.at is not None
+    assert 0 < spec.at - time.time() < 49 * 3600
+    with pytest.raises(Refused, match="memory_max: 'much' is not a size: write 500kB"):
+        command_spec(["true"], {"memory_max": "much"}, Caller())
 
 
 def test_an_unknown_option_is_an_error_that_names_the_nearest():
@@ -241,7 +259,7 @@ def test_a_function_as_target_is_a_type_error():
 
 
 def test_an_unknown_isolation_is_refused_with_the_known_ones():
-    with pytest.raises(Refused, match="isolation: one of fork, spawn, reuse or None, not 'thread'"):
+    with pytest.raises(Refused, match="isolation: 'thread' must be one of fork, spawn, reuse"):
         class_spec("app:run", (), {}, {"isolation": "thread"}, Caller())  # type: ignore[typeddict-item]
 
 
@@ -319,8 +337,8 @@ def test_changes_are_the_named_options_and_none_is_a_value():
     ("changes", "message"),
     [
         ({}, "nothing to change"),
-        ({"priority": None}, "priority: a whole number from -1000 to 1000, not None"),
-        ({"slots": 0}, "slots: a whole number from 1 to 10000, not 0"),
+        ({"priority": None}, "priority: None must be a whole number from -1000 to 1000"),
+        ({"slots": 0}, "slots: 0 must be a whole number from 1 to 10000"),
     ],
     ids=["none", "priority", "slots"],
 )
@@ -425,5 +443,5 @@ def test_an_error_names_the_wrong_variable_and_shows_no_other(monkeypatch):
 
 
 def test_a_word_that_is_too_long_is_named():
-    with pytest.raises(Refused, match=r"argv\[1\]: text of 0 to 131071 characters, not 'xxx"):
+    with pytest.raises(Refused, match=r"argv\[1\]: 'x+…' must be text of 0 to 131071 characters"):
         command_spec(["echo", "x" * 200_000, "y"], {}, Caller())

@@ -20,11 +20,11 @@ from bgd.core.filters import (
     filter_of,
     named_states,
     parse_words,
-    read_queue,
     words_for,
 )
 from bgd.core.job import Job, JobId, RetryPolicy, State
-from bgd.core.spec import MAX_FILTER, MAX_ID, NOTIFICATION_QUEUE
+from bgd.core.spec import MAX_FILTER, MAX_ID, NOTIFICATION_QUEUE, QueueName
+from bgd.units import reader_of
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,9 @@ def test_suspended_means_only_those_of_the_running_jobs_unless_all_are_named(nam
 
 
 def test_a_filter_takes_only_names_that_a_queue_may_have():
-    assert read_queue("mail") == "mail"
-    with pytest.raises(ValueError, match="'no queue' is not a queue"):
-        read_queue("no queue")
+    assert reader_of(QueueName)("mail") == "mail"
+    with pytest.raises(ValueError, match="'no queue' must be a name of at most 64"):
+        reader_of(QueueName)("no queue")
 
 
 @given(st.text(st.sampled_from("a*?[]")), st.text(st.sampled_from("a*?[]")))
@@ -135,7 +135,7 @@ def test_words_select_jobs(words, expected):
             "There is no filter 'std' (known are arg, batch, class, error, exit, finished, id, name,",
         ),
         ("state:faild", "There is no state 'faild' (did you mean failed?)."),
-        ("queue:a/b", "queue: 'a/b' is not a queue: a name of at most 64 letters,"),
+        ("queue:a/b", "queue: 'a/b' must be a name of at most 64 letters,"),
         ("queue:a queue:b", "The filter has two values for queue."),
         ("queue:", "'queue:' has no value."),
         ("queue:=mail", "only name:=, class:= and error:= have an equals sign"),
@@ -152,9 +152,9 @@ def test_words_select_jobs(words, expected):
             (f"id:{text}", f"id: {text!r} has no ids such as 64, 64-363 or 64-.")
             for text in ("0", "x", "5,", "-5", "5-0", "5--6", "1" * 19)
         ),
-        ("exit:sigkill", "exit: 'sigkill' is not a whole number from 0 to 255."),
-        ("exit:256", "exit: '256' is not a whole number from 0 to 255."),
-        ("priority:1001", "priority: '1001' is not a whole number from -1000 to 1000."),
+        ("exit:sigkill", "exit: 'sigkill' must be a whole number from 0 to 255."),
+        ("exit:256", "exit: '256' must be a whole number from 0 to 255."),
+        ("priority:1001", "priority: '1001' must be a whole number from -1000 to 1000."),
         (
             "since:noon",
             "since: 'noon' is neither an age such as 2h nor a date such as 2026-10-01 14:30.",

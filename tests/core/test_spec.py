@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -19,9 +21,11 @@ from bgd.core.spec import (
     OnLimit,
     Reference,
     StopSignal,
+    kind_of,
     problem_with,
     problem_with_queue,
 )
+from bgd.units import read
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 
@@ -210,3 +214,52 @@ def test_only_the_queue_of_notifications_is_bgds_own():
 def test_only_a_cluster_finds_nodes_and_only_a_program_in_front_hides_what_runs():
     assert [kind for kind in ExecutorKind if kind.has_nodes] == [ExecutorKind.SLURM]
     assert [kind for kind in ExecutorKind if not kind.is_seen_through] == [ExecutorKind.PREFIX]
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("timeout", "1h30m", 5400.0),
+        ("retry_delay", "5s", 5.0),
+        ("retry_delay", "5s, 10s,1m", (5.0, 10.0, 60.0)),
+        ("retry_delay", ["5s", 1], (5.0, 1.0)),
+        ("retry_on", "1, 70-72,1", (1, 70, 71, 72)),
+        ("memory_max", "2GB", 2_000_000_000),
+        ("cpu_max", "150%", 150),
+        ("cpu_max", "150", 150),
+        ("limit", "mail", ("mail", 1)),
+        ("limit", ["mail", 2], ("mail", 2)),
+        ("priority", "5", 5),
+        ("on_limit", "skip", "skip"),
+        ("name", "17", "17"),
+    ],
+)
+def test_an_option_is_read_from_what_people_write(option, text, value):
+    assert read(text, kind_of(option), is_text=True) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("timeout", "0s", "'0s' must be a duration above 0s and at most 366d, such as 500ms, 10s or 1h30m"),
+        ("delay", "soon", "'soon' is not a duration: write 500ms"),
+        ("retry_delay", [], "[] must be a duration from 0s to 366d, or a list of 1 to 100 of them"),
+        ("retry_on", "1,x", "'x' is not an exit code from 0 to 255: write for example 1,2,70-79"),
+        ("retry_on", "9-3", "'9-3' is not an exit code"),
+        ("retry_on", "256", "'256' is not an exit code"),
+        ("memory_max", 1, "1 must be a size from 1MB to 4611686TB, such as 500kB, 100MB or 64MiB"),
+        ("cpu_max", "much", "'much' must be a percentage of one processor from 1 to 1000000, such as 50"),
+        ("limit", 5, "5 must be a key of 1 to 200 characters, or one and a number from 1 to 10000, such as"),
+        ("after", [0], "[0] must be a list of at most 1000, each a whole number from 1 to"),
+        ("env", "A", "'A' must be at most 4096 names, each with a text"),
+        ("hold", "often", "'often' must be true or false"),
+        ("input", 5, "5 must be at most 500000 bytes"),
+        ("jitter", "2", "'2' must be a number from 0 to 1"),
+        ("on_limit", "fail", "'fail' must be one of wait, skip"),
+        ("queue", "a b", "'a b' must be a name of at most 64 letters"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_refused_with_what_it_must_be(option, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        read(value, kind_of(option), is_text=True)
+    assert "\n" not in str(raised.value)

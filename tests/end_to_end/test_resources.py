@@ -73,7 +73,10 @@ def test_too_many_tokens_and_unknown_resources_are_refused(daemon, client):
         with pytest.raises(Refused, match=message):
             client.submit(["/bin/true"], resources=resources)
     usage = daemon.bgctl("submit", "--resource", "gpu", "true")
-    assert (usage.returncode, "'gpu' is not NAME=N, such as gpu=1" in usage.stderr) == (2, True)
+    assert (usage.returncode, "'gpu' must be NAME=N, a name of at most 32 small letters" in usage.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_tokens_are_kept_over_a_kill_of_bgd_and_after_they_were_removed(daemon, client):

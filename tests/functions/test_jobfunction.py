@@ -249,7 +249,7 @@ def test_an_unknown_option_is_named_where_it_is_written():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"retries": -1}, "retries: a whole number from 0 to 1000 or None, not -1"),
+        ({"retries": -1}, "retries: -1 must be a whole number from 0 to 1000"),
         ({"timeout": "x"}, "timeout: 'x' is not a duration: write 500ms"),
         ({"name": "two\nlines"}, "must be printable text on one line"),
         ({"pty": True}, "stdin, input and pty belong to a command"),

@@ -9,12 +9,12 @@ from datetime import UTC
 from click import UsageError
 
 from bgctl.crontab import Machine, pam_variables, parse_crontab
-from bgctl.options import FUTURE_TIME, PAST_TIME
+from bgctl.options import PAST_TIME, parsed
 from bgd.core.cron import ExpressionError
 from bgd.core.describe import describe
 from bgd.core.job import Outcome
 from bgd.core.occurrences import count_between, due_between, next_due
-from bgd.core.spec import problem_with
+from bgd.core.spec import Instant, problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for, problem_with_entry
 from bgd.core.when import Kind, parse_when
 from bgd.daemon.dispatch import reported_end
@@ -112,7 +112,7 @@ def words(data: bytes) -> None:
         assert not any(map(problem_with_entry, patterns_for(target)))
         assert all(is_allowed(target, [entry]) for entry in patterns_for(target))
         assert not is_allowed(target, ["*", "", "::*", f"{target}x"])
-    for instant in (PAST_TIME, FUTURE_TIME):
+    for instant in (PAST_TIME, parsed(Instant)):
         with suppress(UsageError):
             instant.convert(text, None, None)
     problem_with_entry(text)

@@ -45,6 +45,8 @@ def messages_of(kind: type[msgspec.Struct]) -> st.SearchStrategy[Message]:
 
 def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911, PLR0912 - a line each
     match kind:
+        case inspect.Metadata(type=described):
+            return values_of(described)
         case inspect.NoneType():
             return st.none()
         case inspect.BoolType():

@@ -18,19 +18,19 @@ from bgd.core.filters import (
     exact_name,
     filter_of,
     parse_words,
-    quoted,
     words_for,
 )
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
-from bgd.core.spec import QUEUE_NAME, JobNumber
+from bgd.core.spec import JobNumber
 from bgd.errors import nearest
-from bgd.values import problem_in_words
-from bgd.wire.http import RequestRefused, bad_request
+from bgd.units import problem_with_field, read
+from bgd.wire.http import bad_request
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 
 MAX_ROWS = 200  # jobs on a page
 MAX_SORTED = 10_000  # jobs that are put into another order than that of their ids
 MAX_TEXT = 200  # characters to search for
+_LINE = f"text of at most {MAX_TEXT} characters on one line"
 MAX_HITS = 1000  # offsets that one search of a log returns; the others are counted
 _MAX_FIELDS = 20
 _WORD_FIELDS = ("state", "queue", "name", "tag")  # words of the filter that may also be fields
@@ -103,8 +103,10 @@ class SearchQuery(Struct, frozen=True):
 class LogsQuery(Struct, frozen=True):
     """What to search for in all logs, or in those before an attempt, "JOB.ATTEMPT"."""
 
-    text: Annotated[str, Meta(max_length=MAX_TEXT, pattern=r"^[^\r\n]*$")] = ""
-    before: Annotated[str, Meta(pattern="^[1-9][0-9]{0,17}[.][1-9][0-9]{0,8}$")] | None = None
+    text: Annotated[str, Meta(max_length=MAX_TEXT, pattern=r"^[^\r\n]*$", description=_LINE)] = ""
+    before: (
+        Annotated[str, Meta(pattern="^[1-9][0-9]{0,17}[.][1-9][0-9]{0,8}$", description="JOB.ATTEMPT")] | None
+    ) = None
 
     @property
     def position(self) -> tuple[int, int]:
@@ -202,7 +204,7 @@ def word_for(key: str, value: str) -> str:
 # --- fields
 
 
-T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 
 def parse_fields(text: str, *, keep_empty: bool = False) -> dict[str, list[str]]:
@@ -213,7 +215,7 @@ def parse_fields(text: str, *, keep_empty: bool = False) -> dict[str, list[str]]
         raise bad_request(f"There are more than {_MAX_FIELDS} fields.") from error
 
 
-def read_query(text: str, kind: type[T]) -> T:
+def read_query(text: str, kind: type[S]) -> S:
     """Return the fields of a query as a Struct; a field that is given twice has its last value.
 
     Raises:
@@ -234,12 +236,14 @@ def read_value(text: str, kind: Any, field: str = "value", shown_as: str = "") -
 def converted(value: object, kind: Any, field: str) -> Any:
     """Return the value of a field as an annotated type; raise as `read_value`."""
     try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise _bad_value(field, value, str(error)) from error
+        return read(value, kind, is_text=True)
+    except ValueError as error:
+        raise bad_request(
+            f"{field}: a value is missing." if value is None else f"{field}: {error}."
+        ) from error
 
 
-def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
+def convert_fields(fields: dict[str, object], kind: type[S]) -> S:
     """Return fields as a Struct.
 
     Raises:
@@ -248,15 +252,4 @@ def convert_fields(fields: dict[str, object], kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind, strict=False)
     except msgspec.ValidationError as error:
-        field = str(error).rpartition("$.")[2].rstrip("`")  # at its end: "... - at `$.limit`"
-        raise _bad_value(field, fields[field], str(error)) from error
-
-
-def _bad_value(field: str, value: object, problem: str) -> RequestRefused:
-    if value is None:
-        return bad_request(f"{field}: a value is missing.")
-    text = ",".join(value) if isinstance(value, list) else str(value)
-    words = problem_in_words(problem.partition(" - at ")[0], str)
-    if field == "queue":
-        words = f"must be {QUEUE_NAME}"
-    return bad_request(f"{field}: {quoted(text)} {words}.")
+        raise bad_request(f"{problem_with_field(error, fields, kind)}.") from error

@@ -111,9 +111,9 @@ def test_what_cannot_run_says_why_before_and_after_it_is_submitted(client, brows
 
 def test_a_value_that_cannot_be_used_is_named(browser):
     for fields, message in (
-        ({"priority": "high"}, "priority: 'high' must be a whole number."),
+        ({"priority": "high"}, "priority: 'high' must be a whole number from -1000 to 1000."),
         ({"queue": "a b"}, "queue: 'a b' must be a name of at most 64 letters,"),
-        ({"job": "x"}, "job: 'x' must be a whole number."),
+        ({"job": "x"}, "job: 'x' must be a whole number from 1"),
     ):
         refused = submitted(browser, command="true", **fields)
         assert refused.status == 400

@@ -394,11 +394,11 @@ def test_what_was_asked_stays_in_the_form(browser):
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ("text=" + "x" * 201, "must have at most 200 characters."),
-        ("text=a%0Ab", "text: 'a\\nb' cannot be understood."),
-        ("text=a&before=1", "before: '1' cannot be understood."),
-        ("text=a&before=0.1", "before: '0.1' cannot be understood."),
-        ("text=a&before=x", "before: 'x' cannot be understood."),
+        ("text=" + "x" * 201, "must be text of at most 200 characters on one line."),
+        ("text=a%0Ab", "text: 'a\\nb' must be text of at most 200 characters on one line."),
+        ("text=a&before=1", "before: '1' must be JOB.ATTEMPT."),
+        ("text=a&before=0.1", "before: '0.1' must be JOB.ATTEMPT."),
+        ("text=a&before=x", "before: 'x' must be JOB.ATTEMPT."),
     ],
 )
 def test_a_bad_query_is_refused(browser, query, problem):
