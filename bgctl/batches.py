@@ -24,6 +24,7 @@ from bgd.wire.replies import ActResult
 from bgd.wire.requests import MAX_BATCHES, Selection
 from bgd.wire.views import BATCH_COUNTS, BatchView
 
+_USUAL_LIST = 20  # batches
 _HEADINGS = ("BATCH", "NAME", *(each.upper() for each in BATCH_COUNTS), "ENDED")
 
 KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
@@ -34,7 +35,9 @@ _batch = click.argument("batch", metavar="ID|NAME")
 
 
 @verb("bgctl batch list", "bgctl batch list --json -n 100")
-@click.option("-n", "--limit", type=whole_number(1, MAX_BATCHES), default=20, help="Number of batches.")
+@click.option(
+    "-n", "--limit", type=whole_number(1, MAX_BATCHES), default=_USUAL_LIST, help="Number of batches."
+)
 def list_command(daemon: Client, limit: int) -> None:
     """List the newest batches with their counts."""
     batches, now = daemon.batches(limit=limit), time.time()
@@ -44,6 +47,8 @@ def list_command(daemon: Client, limit: int) -> None:
         print_lines(*table_of(_HEADINGS, [_row(each.view, now) for each in batches]))
     else:
         say("no batches: `bgctl batch` and Client.batch make them")
+    if len(batches) == limit == _USUAL_LIST:
+        say(f"showing {limit} batches; there may be more: --limit N")
 
 
 @verb("bgctl batch show 3", "bgctl batch show nightly --json")

@@ -41,6 +41,17 @@ def cells_for_programs(views: Sequence[JobView], now: float) -> dict[str, list[s
     return {heading: [cell or "-" for cell in column] for heading, column in cells.items()}
 
 
+def options_for_rest(views: Sequence[JobView], *, is_by_id: bool = False, is_sorted: bool = False) -> str:
+    """Return the options that list the jobs that follow these.
+
+    A list that is not ordered by id alone starts with all running and waiting jobs, however old. Its next
+    page starts below the oldest finished job.
+    """
+    ids = [] if is_sorted else [view.id for view in views if is_by_id or view.state in GROUPS[-1]]
+    more = f", --before {min(ids)}" if ids else ""
+    return f"showing {len(views)} jobs; there may be more: --all, --limit N{more}"
+
+
 def columns_of(cells: dict[str, list[str]]) -> Iterator[str]:
     """Yield the lines of aligned columns for programs; only the last column may contain blanks."""
     *columns, last = cells.values()

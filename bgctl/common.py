@@ -190,10 +190,11 @@ def print_json(value: object) -> None:
 
 def print_json_array(values: Iterable[object]) -> None:
     """Print JSON documents as one array on one line, without holding all of them."""
-    print("[", end="")
-    for number, value in enumerate(values):
-        print(f"{', ' if number else ''}{json_line(value)}", end="")
-    print("]", flush=True)
+    mark = "["
+    for value in values:  # nothing is printed if the first one cannot be had
+        print(mark + json_line(value), end="")
+        mark = ", "
+    print("[]" if mark == "[" else "]", flush=True)
 
 
 def json_line(value: object) -> str:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 from msgspec import Struct
 
-from bgctl.columns import FOR_PROGRAMS, cells_for_programs, column_cells, columns_of, first_of, group_of
+from bgctl.columns import (
+    FOR_PROGRAMS,
+    cells_for_programs,
+    column_cells,
+    columns_of,
+    first_of,
+    group_of,
+    options_for_rest,
+)
 from bgctl.common import (
     ALL_PAUSED,
     answer,
@@ -23,13 +32,14 @@ from bgctl.common import (
     labelled,
     local_time,
     print_json,
+    print_json_array,
     print_lines,
     say,
     state_color,
     table_of,
 )
-from bgctl.options import FINISHED, TIME_LIMIT, JobIdRanges, whole_number, with_ids
-from bgctl.selecting import jobs_matching, with_filters
+from bgctl.options import TIME_LIMIT, JobIdRanges, whole_number, with_ids
+from bgctl.selecting import all_matching, jobs_matching, with_filters
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State, brief
@@ -74,8 +84,9 @@ GROUPS = [tuple(map(State, states)) for states in brief.GROUPS]  # in the order 
 class Query(Struct, frozen=True, kw_only=True):
     """Which jobs a list shows, and in which order.
 
-    `limit` None: as many as fit on the terminal, else the daemon's usual limit. `sort` None: running jobs,
-    then waiting ones, then finished ones, the newest of each first; after an id (`before`) all newest first.
+    `limit` None: as many as fit on the terminal, in a pipe the daemon's usual limit, and all for JSON and
+    ids. `sort` None: running jobs, then waiting ones, then finished ones, the newest of each first; after an
+    id (`before`) all newest first.
     """
 
     filters: dict[str, Any]
@@ -106,7 +117,7 @@ class Query(Struct, frozen=True, kw_only=True):
     "--limit",
     type=whole_number(1, MAX_LIST),
     metavar="N",
-    help=f"Limit on jobs; default: what the terminal holds, else {DEFAULT_LIST}.",
+    help="Limit on jobs.",
 )
 @click.option("-a", "--all", "shows_all", is_flag=True, help="List all jobs.")
 @click.option(
@@ -130,7 +141,8 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
 
     The newest of each come first. --sort KEY sorts by id, state, priority, queue, name, created, started,
     finished, cpu or memory. It puts the lowest or earliest first, or the highest priority, CPU or memory;
-    --reverse reverses any order. On a terminal, the list has as many jobs as fit.
+    --reverse reverses any order. On a terminal, the list has as many jobs as fit, in a pipe 50. With --json
+    or --ids it has all.
     """
     query = Query(**given)
     if names := [part for word in query.ids for part in word if isinstance(part, str)]:
@@ -148,25 +160,27 @@ def list_command(daemon: Client, *, only_ids: bool, watch: bool, **given: Any) -
 
 def print_list(daemon: Client, query: Query, *, only_ids: bool = False) -> None:
     """Print jobs: as JSON, as a table, or as columns for programs."""
-    as_table = not (global_options().json or only_ids) and (
-        is_terminal() or global_options().color == "always"
-    )  # colors: for `less -R`; $FORCE_COLOR does not change what programs read
-    columns, lines = screen_size()
-    fits = lines if as_table and is_terminal() and query.limit is None and not _is_whole(query) else None
     usages = running_usages(daemon) if query.needs_usage else None
-    jobs, notes = listed(daemon, query, fits, usages)
     if global_options().json:
-        print_json([job_with_usage(job, usages) for job in jobs])
-    elif only_ids:
-        print_lines(*(job.id for job in jobs))
-    elif not jobs:
+        print_json_array(job_with_usage(job, usages) for job in _jobs_for_programs(daemon, query, usages))
+        return
+    if only_ids:
+        for job in _jobs_for_programs(daemon, query, usages):
+            print(job.id)
+        sys.stdout.flush()
+        return
+    columns, lines = screen_size()
+    fits = lines if is_terminal() and query.limit is None and not _is_whole(query) else None
+    jobs, notes = listed(daemon, query, fits, usages)
+    if not jobs:
         say(no_jobs(query))
-    elif not as_table:
-        _print_for_programs(jobs, usages)
-    else:
+    # colors: for `less -R`; $FORCE_COLOR does not change what programs read
+    elif is_terminal() or global_options().color == "always":
         print_lines(*table_lines([job.view for job in jobs], columns, time.time(), usages))
-        for note in notes if is_terminal() else []:
-            say(note)
+    else:
+        _print_for_programs(jobs, usages)
+    for note in notes:
+        say(note)
 
 
 def running_usages(daemon: Client) -> Usages:
@@ -207,13 +221,26 @@ def listed(
     else:
         limit = query.limit or (None if _is_whole(query) else DEFAULT_LIST)
         jobs = _jobs(daemon, query, limit, usages)
-        rest = [_options_for_rest(query, jobs)] if len(jobs) == limit else []
+        is_cut = len(jobs) == limit and (query.limit is None or is_terminal())
+        rest = [_options_for_rest(query, jobs)] if is_cut else []
     pause = _why_paused(daemon, jobs) if is_terminal() else None
     return jobs, rest + ([] if pause is None else [pause])
 
 
 _OTHER_LINES = 4  # headings, two notes, and the prompt
 _FEWEST_LINES = 5  # jobs even on a tiny terminal
+
+
+def _jobs_for_programs(daemon: Client, query: Query, usages: Usages | None) -> Iterable[Job]:
+    """Return all jobs that a query without a limit selects, page by page if it has no order of its own."""
+    if query.limit or query.sort or query.reverse:
+        return _jobs(daemon, query, query.limit, usages)
+    return all_matching(daemon, query.filters, query.ids, query.before)
+
+
+def _options_for_rest(query: Query, jobs: list[Job]) -> str:
+    is_by_id, is_sorted = bool(query.before or query.filters["states"]), bool(query.sort or query.reverse)
+    return options_for_rest([job.view for job in jobs], is_by_id=is_by_id, is_sorted=is_sorted)
 
 
 def _jobs(daemon: Client, query: Query, limit: int | None, usages: Usages | None) -> list[Job]:
@@ -269,18 +296,6 @@ def _describe_rest(daemon: Client, query: Query, jobs: list[Job]) -> str:
     rest = [f"{count} {state}" for state in State if (count := counts.get(state, 0) - shown[state]) > 0]
     others = f"not shown: {', '.join(rest)}; " if rest else ""
     return f"{others}`bgctl list --all` lists {'them' if rest else 'the other jobs'}"
-
-
-def _options_for_rest(query: Query, jobs: list[Job]) -> str:
-    """Return the options that list the remaining jobs.
-
-    A list that is not ordered by id alone starts with all running and waiting jobs, however old. Its next
-    page starts below the oldest finished job.
-    """
-    is_by_id = bool(query.before or query.filters["states"])
-    ids = [job.id for job in jobs if is_by_id or job.state in FINISHED]
-    more = "" if query.sort or query.reverse or not ids else f", --before {min(ids)}"
-    return f"showing {len(jobs)} jobs; there may be more: --all, --limit N{more}"
 
 
 def _why_paused(daemon: Client, jobs: list[Job]) -> str | None:

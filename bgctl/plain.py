@@ -26,6 +26,7 @@ UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables that only the client r
 _MOST_BYTES = 100_000  # of words and variables; the client explains its limits
 _MOST_OUTPUT = 1 << 20  # bytes that are held until it is known that they are shown unchanged
 _LONGEST_ID = 18  # digits
+_USUAL_LIST = 50  # jobs; bgd.wire.requests.DEFAULT_LIST takes long to import
 
 
 class Begun:
@@ -257,14 +258,16 @@ def _list() -> None:
     views: Any = [_View(job) for part in Daemon().ask("list", "jobs") for job in part["jobs"]]
     if not views:
         raise Unusual
-    from bgctl.columns import cells_for_programs, columns_of, group_of  # noqa: PLC0415 - only for a list
+    from bgctl import columns  # noqa: PLC0415 - only for a list
 
     try:
-        views.sort(key=group_of)
+        views.sort(key=columns.group_of)
     except StopIteration:  # a newer daemon has a state that is not known here
         raise Unusual from None
-    lines = "\n".join(columns_of(cells_for_programs(views, time.time())))
+    lines = "\n".join(columns.columns_of(columns.cells_for_programs(views, time.time())))
     write_all(1, f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
+    if len(views) == _USUAL_LIST:
+        _say(columns.options_for_rest(views))
 
 
 def _say(message: str) -> None:

@@ -330,9 +330,12 @@ def next_command(daemon: Client, name: str, *, count: int) -> None:
     print_lines(*(f"{_in_zone(at, view)} (in {short_duration(at - now)})" for at in view.upcoming))
 
 
+_ROWS = 20  # of a history, by default
+
+
 @verb("bgctl schedule history nightly", "bgctl schedule history nightly -n 200 --json")
 @click.option(
-    "-n", "--limit", type=whole_number(1, MAX_HISTORY), default=20, metavar="N", help="Number of rows."
+    "-n", "--limit", type=whole_number(1, MAX_HISTORY), default=_ROWS, metavar="N", help="Number of rows."
 )
 @click.option(
     "--before", type=whole_number(1, 2**63 - 1), metavar="ROW", help="Show only rows below this one."
@@ -348,6 +351,8 @@ def history_command(daemon: Client, name: str, *, limit: int, before: int | None
         say(f"schedule {name} has not been due yet")
         return
     answer(as_json(rows), *table_of(_HISTORY_HEADINGS, map(_history_row, rows)))
+    if len(rows) == limit == _ROWS:
+        say(f"showing {limit} rows; there may be more: --limit N, --before {rows[-1].id}")
 
 
 @verb(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
 import click
 from msgspec import Struct
 
+from bgctl.columns import group_of
 from bgctl.options import PAST_TIME, QUEUE_NAME, JobIdRanges, chosen_ids, with_ids, with_options
 from bgd import Client, Job, State
 from bgd.core.filters import STATE_NAMES, named_states
@@ -102,6 +103,24 @@ def jobs_matching(
             break
         before = page[-1].id
     return jobs[:limit]
+
+
+def all_matching(
+    daemon: Client, filters: dict[str, Any], ids: JobIdRanges = (), before: int | None = None
+) -> Iterator[Job]:
+    """Yield all jobs that the filters select, however many, and each once.
+
+    They come in pages. Without `before`, running and waiting jobs come first in the first page, which is one
+    answer of the daemon: no job is left out because it starts or ends meanwhile.
+    """
+    page = jobs_matching(daemon, filters, ids, limit=MAX_LIST, before=before)
+    first = {job.id for job in page}
+    yield from page if before else sorted(page, key=lambda job: group_of(job.view))
+    filters = filters | {"states": filters["states"] or tuple(State)}  # by id alone
+    while len(page) == MAX_LIST:
+        page = jobs_matching(daemon, filters, ids, limit=MAX_LIST, before=before)
+        yield from (job for job in page if job.id not in first)
+        before = page[-1].id if page else None
 
 
 def with_filters(function: Verb, *, spellings: Mapping[str, list[str]] = _USUAL_SPELLINGS) -> Verb:

@@ -48,8 +48,8 @@ from bgd.wire.views import JobUsage
 def watch_command(daemon: Client, *, filters: dict[str, Any]) -> None:
     """Show the list of jobs while it changes.
 
-    The list fits the terminal, running jobs first. q or Ctrl-C ends it. With --json, print the list as an
-    array on one line, again whenever something changes.
+    The list fits the terminal, running jobs first. q or Ctrl-C ends it. With --json, print its first 50
+    jobs as an array on one line, again whenever something changes.
     """
     watch_jobs(daemon, Query(filters=filters))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
+from bgctl import selecting
 from tests.support import wait_until
+
+EVERY_JOB = dict.fromkeys(("states", "queue", "name", "tag", "since", "until", "words"))
 
 
 def test_list_in_a_pipe_prints_aligned_columns_with_headings(daemon):
@@ -138,9 +142,34 @@ def test_all_jobs_can_be_listed(own_daemon):
     with own_daemon.client() as client:
         client.submit_many([{"argv": ["true"], "hold": True}] * 60)
 
-    assert len(own_daemon.bgctl("list", "--ids").stdout.split()) == 50
+    table = own_daemon.bgctl("list")
+    sorted_table = own_daemon.bgctl("list", "--reverse")
+
+    assert len(own_daemon.bgctl("list", "--ids").stdout.split()) == 63
+    assert len(json.loads(own_daemon.bgctl("list", "--json", "--state", "held").stdout)) == 63
+    assert len(own_daemon.bgctl("list", "--ids", "-n", "50").stdout.split()) == 50
+    for limited in (table, sorted_table):  # by the short way, and by the client
+        assert len(limited.stdout.splitlines()) == 1 + 50
+        assert limited.stderr == "bgctl: showing 50 jobs; there may be more: --all, --limit N\n"
+    assert own_daemon.bgctl("list", "-n", "50").stderr == ""
     assert own_daemon.bgctl("list", "--ids", "--all").stdout.split()[-3:] == ids[::-1]
     assert "--all and --limit cannot be combined" in own_daemon.bgctl("list", "--all", "-n", "3").stderr
+
+
+def test_a_list_of_any_length_has_each_job_once(own_daemon, monkeypatch):
+    monkeypatch.setattr(selecting, "MAX_LIST", 4)
+    done = [own_daemon.finished_job("true") for _ in range(3)]
+    held = [own_daemon.submit("--hold", "true") for _ in range(6)]
+    more = own_daemon.finished_job("true")
+    states = {"states": ("held", "succeeded")}
+    with own_daemon.client() as client:
+        listed = [str(job.id) for job in selecting.all_matching(client, EVERY_JOB)]
+        named = [str(job.id) for job in selecting.all_matching(client, EVERY_JOB | states)]
+        below = [str(job.id) for job in selecting.all_matching(client, EVERY_JOB, before=int(held[1]))]
+
+    assert listed == [*held[:1:-1], more, held[1], held[0], *done[::-1]]
+    assert sorted(named) == sorted(listed)
+    assert below == [held[0], *done[::-1]]
 
 
 def test_list_before_an_id_prints_the_next_page(own_daemon):
