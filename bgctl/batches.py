@@ -66,9 +66,18 @@ def wait_command(daemon: Client, batch: str, timeout: float | None) -> int:
 
     Exit with 1 unless all have succeeded.
     """
-    ended = _found(daemon, batch).wait(timeout)
-    _answer(ended)
-    return 0 if ended.counts["succeeded"] == ended.counts["total"] else FAILED
+    found = _found(daemon, batch)
+    if found.view.finished_at is None and not found.view.is_whole:
+        say(
+            f"batch {found.id} takes more jobs: it ends after the last one (if its `bgctl batch` was"
+            f" interrupted, --resume queues the rest) or by `bgctl batch cancel {found.id}`"
+        )
+    try:
+        found.wait(timeout)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}; `bgctl batch wait {found.id}` waits longer") from error
+    _answer(found)
+    return 0 if found.counts["succeeded"] == found.counts["total"] else FAILED
 
 
 @verb("bgctl batch cancel nightly")

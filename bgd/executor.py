@@ -15,7 +15,7 @@ from bgd.client.blocking.client import Client
 from bgd.client.blocking.job import Job
 from bgd.client.connection import renew_after_fork
 from bgd.client.options import Duration, JobOptions
-from bgd.client.specs import check_options, seconds_of
+from bgd.client.specs import check_options, results_late, seconds_of
 from bgd.core.job import ACTIVE, FINAL, State
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, NoSuchJob, Refused
@@ -106,7 +106,7 @@ class Executor(concurrent.futures.Executor):
         except BaseException:
             self._watcher.cancel(futures)
             raise
-        return self._results(futures, deadline)
+        return self._results(futures, seconds, deadline)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as the standard has it
         """Accept no more calls.
@@ -123,10 +123,16 @@ class Executor(concurrent.futures.Executor):
             if self._is_own:
                 self._client.close()
 
-    def _results(self, futures: list[JobFuture[Any]], deadline: float | None) -> Iterator[Any]:
+    def _results(
+        self, futures: list[JobFuture[Any]], seconds: float | None, deadline: float | None
+    ) -> Iterator[Any]:
         try:
-            for future in futures:
-                yield future.result(None if deadline is None else deadline - time.monotonic())
+            for count, future in enumerate(futures):
+                try:
+                    result = future.result(None if deadline is None else deadline - time.monotonic())
+                except TimeoutError:
+                    raise results_late(count, len(futures), seconds) from None
+                yield result
         finally:
             self._watcher.cancel(futures)
 

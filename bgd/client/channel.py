@@ -212,6 +212,7 @@ class Channel:
         request: Q,
         take: Callable[[Q, Reply], tuple[Q | None, Iterable[T]]],
         seconds: float | None = None,
+        late: str = "",
     ) -> AsyncGenerator[T, None]:
         """Yield what is in the replies; whenever the connection breaks, ask for the rest over another one.
 
@@ -219,6 +220,7 @@ class Channel:
             request: what to ask for.
             take: returns the request for the rest, None if nothing is left, and what is in a reply.
             seconds: limit on all of it.
+            late: what has not happened if it takes longer.
 
         Raises:
             TimeoutError: it takes longer than `seconds`.
@@ -238,14 +240,17 @@ class Channel:
             was_asked = True
             return rest
 
-        async with aclosing(self.follow(ask, deadline, alone=True)) as parts:
-            async for part in parts:
-                again, found = take(rest, part)
-                for each in found:
-                    yield each
-                if again is None:
-                    return
-                rest = again
+        try:
+            async with aclosing(self.follow(ask, deadline, alone=True)) as parts:
+                async for part in parts:
+                    again, found = take(rest, part)
+                    for each in found:
+                        yield each
+                    if again is None:
+                        return
+                    rest = again
+        except TimeoutError:
+            raise TimeoutError(f"{late} within {seconds or 0:g} s") from None
 
     async def keyboard(self, job_id: int, *, wait: bool) -> Keyboard | None:
         """Open the keyboard of a job; with `wait` once it runs, None: it has finished instead."""

@@ -17,7 +17,7 @@ from bgd.client.channel import Channel
 from bgd.client.connection import renew_after_fork, seconds_left
 from bgd.client.options import JobOptions, MapOptions
 from bgd.client.session import batch_frames
-from bgd.client.specs import Caller, class_spec, seconds_of
+from bgd.client.specs import Caller, class_spec, results_late, seconds_of
 from bgd.core.spec import JobSpec
 from bgd.errors import BgdError, DaemonUnreachable, JobFailed, Refused
 from bgd.jobfunction import Background, background_of
@@ -130,8 +130,7 @@ class Mapper:
                 async for job in finishing:
                     yield job
         except TimeoutError:
-            of = "" if self._total is None else f" of {self._total}"
-            raise TimeoutError(f"{self._count}{of} results came within {self._timeout:g} s") from None
+            raise results_late(self._count, self._total, self._timeout) from None
 
     async def _wait_for_first(self, finishing: AsyncGenerator[JobView, None], advance: Advance) -> None:
         """Wait until the first job of the buffer has finished."""

@@ -555,6 +555,12 @@ def seconds_of(duration: Duration | None, name: str = "timeout") -> float | None
     raise Refused(f"{name}: {WrongValue(duration, limits.Duration)}")
 
 
+def results_late(count: int, total: int | None, seconds: float | None) -> TimeoutError:
+    """Return the error of a map of which only so many results came in time; `total` None: unknown."""
+    of = "" if total is None else f" of {total}"
+    return TimeoutError(f"{count}{of} results came within {seconds or 0:g} s")
+
+
 def _without_notation(value: Any, kind: Any, name: str) -> Any:
     """Return what a text stands for as a value of a kind, and datetimes, timedeltas and ranges as plain ones.
 

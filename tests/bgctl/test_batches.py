@@ -59,7 +59,12 @@ def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
     assert said.startswith("bgctl: 1 job of batch ")
     assert daemon.bgctl("batch", "wait", str(shown(daemon, "again")["id"])).returncode == 0
     daemon.bgctl("batch", "--name", "held", "--hold", "--finally", "true", "--", "true", ":::", "a", "b")
-    assert daemon.bgctl("batch", "wait", "held", "--timeout", "10ms").returncode == exit_codes.TRY_LATER
+    number = shown(daemon, "held")["id"]
+    late = daemon.bgctl("batch", "wait", "held", "--timeout", "10ms")
+    assert (late.returncode, late.stderr) == (
+        exit_codes.TRY_LATER,
+        f"bgctl: batch {number} has not ended within 0.01 s; `bgctl batch wait {number}` waits longer\n",
+    )
     assert "2 cancelled" in daemon.bgctl("batch", "cancel", "held").stdout
     assert shown(daemon, "held")["finally"]["job"] is not None
     again = daemon.bgctl("batch", "cancel", "held")
@@ -70,7 +75,7 @@ def test_a_batch_is_cancelled_and_its_failed_jobs_run_again(daemon):
         again.stderr.endswith(" has no failed job: there is nothing to run again\n"),
     ) == (0, True)
     wrong = daemon.bgctl("list", "--filter", "batch:held").stderr
-    assert "batch: 'held' is not the id of a batch: `bgctl batch show NAME` has it" in wrong
+    assert "batch: 'held' must be the id of a batch, as `bgctl batch show NAME` prints it" in wrong
 
 
 def test_a_batch_that_was_interrupted_stays_open_until_it_is_resumed(daemon):
@@ -78,6 +83,12 @@ def test_a_batch_that_was_interrupted_stays_open_until_it_is_resumed(daemon):
     good = '{"argv": ["true"]}\n'
     assert daemon.bgctl(*lines, read=good + "{\n").returncode != 0
     assert "not yet: more jobs may come" in daemon.bgctl("batch", "show", "halves").stdout
+    number = shown(daemon, "halves")["id"]
+    waiting = daemon.bgctl("batch", "wait", "halves", "--timeout", "10ms")
+    assert waiting.stderr.startswith(
+        f"bgctl: batch {number} takes more jobs: it ends after the last one (if its `bgctl batch` was"
+        f" interrupted, --resume queues the rest) or by `bgctl batch cancel {number}`\n"
+    )
 
     daemon.bgctl(*lines, "--resume", read=good + good)
 

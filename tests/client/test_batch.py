@@ -241,6 +241,15 @@ def blocking(daemon):
         yield client
 
 
+def test_waiting_for_a_batch_ends_after_the_timeout(blocking):
+    batch = blocking.batch([["true"]], delay=3600)
+
+    with pytest.raises(TimeoutError, match=rf"^batch {batch.id} has not ended within 0\.05 s$"):
+        batch.wait(timeout=0.05)
+
+    batch.cancel()
+
+
 def test_a_batch_counts_its_jobs_and_starts_what_follows(blocking):
     batch = blocking.batch(
         (["true", str(number)] for number in range(5)),

@@ -300,6 +300,8 @@ def test_waiting_ends_after_the_timeout(client):
 
     with pytest.raises(TimeoutError, match="has not finished within"):
         job.wait(0.05)
+    with pytest.raises(TimeoutError, match=rf"^the output of job {job.id} has not ended within 0\.05 s$"):
+        list(client.logs(job, follow=True, timeout=0.05))
 
     assert job.refresh().state is State.SCHEDULED
 

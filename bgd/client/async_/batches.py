@@ -83,7 +83,10 @@ class AsyncBatch:
         """
         request = GetBatches(id=UNNUMBERED, batch=self.id, wait=True)
         waited = self._channel.resumed(
-            request, lambda rest, part: (rest, expected(part, BatchesPart).batches), seconds_of(timeout)
+            request,
+            lambda rest, part: (rest, expected(part, BatchesPart).batches),
+            seconds_of(timeout),
+            f"batch {self.id} has not ended",
         )
         async with aclosing(waited) as views:
             async for view in views:

@@ -86,7 +86,10 @@ class Batch:
         request = GetBatches(id=UNNUMBERED, batch=self.id, wait=True)
         waited = iterate(
             self._channel.resumed(
-                request, lambda rest, part: (rest, expected(part, BatchesPart).batches), seconds_of(timeout)
+                request,
+                lambda rest, part: (rest, expected(part, BatchesPart).batches),
+                seconds_of(timeout),
+                f"batch {self.id} has not ended",
             )
         )
         with closing(waited) as views:

@@ -407,7 +407,8 @@ class Client(DaemonClient):
         fields: dict[str, Any] = {"attempt": attempt, "tail": tail, "since": since, "offset": offset}
         request = requests.Logs(id=UNNUMBERED, job=job_id, follow=follow, timestamps=timestamps, **fields)
         take = partial(take_output, of_one=attempt != 0 and not follow)
-        return iterate(self._channel.resumed(checked(request), take, seconds_of(timeout)))
+        late = f"the output of job {job_id} has not ended"
+        return iterate(self._channel.resumed(checked(request), take, seconds_of(timeout), late))
 
     def keyboard(self, job: JobReference, *, wait: bool = False) -> Keyboard | None:
         """Open the keyboard of a running job that was submitted with `pty`.
