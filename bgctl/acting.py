@@ -47,14 +47,14 @@ from bgd import BgdError, Client, Refused, State
 from bgd.client.bar import progress_bar
 from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
+from bgd.core.filters import read_signal
 from bgd.core.job import VERBS
 from bgd.core.spec import JobSpec
-from bgd.errors import nearest
 from bgd.formatting import number_ranges, pipeline_in_words
 from bgd.units import counted, format_size
 from bgd.wire import requests
 from bgd.wire.replies import ActResult, Pruned
-from bgd.wire.requests import MAX_KEPT, MAX_SIGNAL
+from bgd.wire.requests import MAX_KEPT
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -153,23 +153,9 @@ def edit_command(
         raise Refused(f"{error.problem}; --no-check changes it anyway") from None
 
 
-def _signal(text: str) -> int:
-    """Parse "HUP", "SIGHUP" or "1"."""
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_SIGNAL:
-        return int(text)
-    name = text.upper().removeprefix("SIG")
-    if name not in _SIGNALS:
-        raise ValueError(
-            f"{text!r} is neither a signal nor a number from 1 to {MAX_SIGNAL}; {nearest(name, _SIGNALS)}"
-        )
-    return _SIGNALS[name]
-
-
 def _signals_like(incomplete: str) -> Iterator[CompletionItem]:
-    return (offer(name) for name in _SIGNALS if name.startswith(incomplete.upper()))
-
-
-_SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
+    names = (each.name.removeprefix("SIG") for each in signal.Signals)
+    return (offer(name) for name in names if name.startswith(incomplete.upper()))
 
 
 @verb("bgctl signal 12 -s USR1", "bgctl signal --tree -s INT 3-9")
@@ -178,7 +164,7 @@ _SIGNALS = {each.name.removeprefix("SIG"): int(each) for each in signal.Signals}
     "-s",
     "--signal",
     "number",
-    type=Parsed("signal", _signal, _signals_like),
+    type=Parsed("signal", read_signal, _signals_like),
     default="TERM",
     show_default=True,
     metavar="SIG",

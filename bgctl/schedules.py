@@ -60,14 +60,14 @@ from bgctl.submitting import json_option, shell_option, with_end_options
 from bgctl.verbs import ProgramVerb, verb, verb_group
 from bgd import Client, Refused, timezones
 from bgd.brief import command_line, short_duration
-from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
 from bgd.formatting import as_json, iso_time
+from bgd.units import WrongValue
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "COMMAND")
 _HISTORY_HEADINGS = ("DUE", "OUTCOME", "JOB", "REASON")
-_NAME = get_args(ScheduleName)[1].pattern
 _NO_WHEN = "say when, after the name: a cron expression such as '0 3 * * *', 'every 15m', or --calendar SPEC"
 _TIMES = frozenset({"hourly", "daily", "weekly", "monthly", "yearly"})  # cron knows them after an @
 _name = click.argument("name")
@@ -378,8 +378,8 @@ def import_command(daemon: Client, crontab: str, *, dry_run: bool, replace: bool
         say(f"{crontab}: {note}")
     definitions = {prefix + each.name: each for each in read.definitions}
     for name in definitions:
-        if not re.fullmatch(_NAME, name):
-            raise click.UsageError(f"--prefix: {name!r} cannot name a schedule, which is {SCHEDULE_NAME}")
+        if not re.fullmatch(get_args(ScheduleName)[1].pattern, name):
+            raise click.UsageError(f"--prefix: {WrongValue(name, ScheduleName)}")
     if not replace:
         _refuse_names_in_use(daemon, definitions)
     if dry_run:

@@ -21,7 +21,7 @@ from msgspec.structs import asdict, replace
 from bgd import values
 from bgd.core import spec
 from bgd.core.job import Rate, RetryPolicy
-from bgd.core.schedule_spec import SCHEDULE_NAME, Missed, Overlap, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.target import (
     PAUSE_FOR,
     POLICY_KEYS,
@@ -45,7 +45,7 @@ from bgd.settings import (
     or_word,
     read_section,
 )
-from bgd.units import DURATION, SIZE
+from bgd.units import DURATION, SIZE, requirement
 from bgd.values import ANY_COMMAND, Address, TcpAddress
 from bgd.wire.requests import ShutdownMode
 
@@ -466,14 +466,16 @@ def _check_name(name: str, setting: Setting, kind: object, what: str) -> None:
     try:
         msgspec.convert(name, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{setting.origin}: not the name of {what}") from error
+        raise ConfigError(
+            f"{setting.origin}: not the name of {what}, which is {requirement(kind)}"
+        ) from error
 
 
 def _queues(
     found: Mapping[str, Setting], executors: Mapping[str, ExecutorConfig]
 ) -> Iterator[tuple[str, QueueConfig]]:
     for name, setting in names_in(found, "queues").items():
-        _check_name(name, setting, spec.QueueName, f"a queue, which is {spec.QUEUE_NAME}")
+        _check_name(name, setting, spec.QueueName, "a queue")
         if name == spec.NOTIFICATION_QUEUE:
             raise ConfigError(
                 f"{setting.origin}: queue {name} is for bgd's own notifications: choose another name"
@@ -489,7 +491,7 @@ def _queues(
 def _executors(found: Mapping[str, Setting], state_dir: str) -> Iterator[tuple[str, ExecutorConfig]]:
     for name, setting in names_in(found, "executors").items():
         section = f"executors.{name}"
-        _check_name(name, setting, spec.ExecutorName, f"an executor, which is {spec.EXECUTOR_NAME}")
+        _check_name(name, setting, spec.ExecutorName, "an executor")
         if name == spec.LOCAL:
             raise ConfigError(
                 f"{setting.origin}: the executor {spec.LOCAL} is always there and cannot be changed"
@@ -521,7 +523,7 @@ def _resources(found: Mapping[str, Setting]) -> Iterator[tuple[str, tuple[str, .
     section = "resources."
     for path in [path for path in found if path.startswith(section)]:
         name, setting = path.removeprefix(section), found[path]
-        _check_name(name, setting, spec.ResourceName, f"a resource, which is {spec.RESOURCE_NAME}")
+        _check_name(name, setting, spec.ResourceName, "a resource")
         yield name, read_section(found, "resources", {name: Key(values.resource_tokens)})[name]
 
 
@@ -556,7 +558,7 @@ def _runners(found: Mapping[str, Setting]) -> Iterator[tuple[str, RunnerConfig]]
 def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyTarget]]:
     targets = names_in(found, "notify")
     for name, setting in targets.items():
-        _check_name(name, setting, spec.NotifyName, f"a target of notifications, which is {spec.NOTIFY_NAME}")
+        _check_name(name, setting, spec.NotifyName, "a target of notifications")
         if len(targets) > MAX_TARGETS:
             raise ConfigError(f"{setting.origin}: {len(targets)} targets are over the limit of {MAX_TARGETS}")
         target = _section(found, f"notify.{name}", NotifyTarget)
@@ -569,7 +571,7 @@ def _notify_targets(found: Mapping[str, Setting]) -> Iterator[tuple[str, NotifyT
 
 def _schedules(found: Mapping[str, Setting]) -> Iterator[tuple[str, ScheduleSpec]]:
     for name, setting in names_in(found, "schedules").items():
-        _check_name(name, setting, ScheduleName, f"a schedule, which is {SCHEDULE_NAME}")
+        _check_name(name, setting, ScheduleName, "a schedule")
         read = read_section(found, f"schedules.{name}", _SCHEDULES)
         try:
             yield name, _schedule(read)

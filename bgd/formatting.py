@@ -14,18 +14,14 @@ from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
     OPTIONS,
     ExecutorKind,
-    FileBytes,
     FollowUp,
     Limit,
-    MemoryBytes,
-    Percent,
     Resources,
     SlurmOptions,
-    Timeout,
     kind_of,
 )
 from bgd.escape import one_line
-from bgd.units import format_duration, format_size
+from bgd.units import format_duration, format_size, notation_of
 from bgd.wire.views import (
     BATCH_COUNTS,
     AttemptView,
@@ -128,12 +124,8 @@ def options_of(view: JobView, kind: Literal["limit", "label"]) -> list[tuple[str
     ]
 
 
-def _option_text(name: str, value: Any) -> str:  # noqa: PLR0911 - a line for each kind
+def _option_text(name: str, value: Any) -> str:
     kind = kind_of(name)
-    if kind in (MemoryBytes, FileBytes):
-        return format_size(value)
-    if kind is Timeout:
-        return format_duration(value)
     if kind is Resources:
         return ", ".join(f"{count} {resource}" for resource, count in value.items())
     if kind is Limit:
@@ -142,7 +134,8 @@ def _option_text(name: str, value: Any) -> str:  # noqa: PLR0911 - a line for ea
         return " ".join(value)
     if kind is FollowUp:
         return " ".join(map(quoted, value))
-    return f"{value}%" if kind is Percent else str(value)
+    notation = notation_of(kind)
+    return str(value) if notation is None else notation.show(value)
 
 
 def batch_as_json(view: BatchView) -> dict[str, Any]:

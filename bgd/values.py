@@ -276,18 +276,18 @@ _TOKEN_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,64}")  # a job gets them separated
 
 def start_rate(setting: Setting) -> Rate:
     """Read how many starts there may be within some time."""
-    written = text(setting)
-    count, _, seconds = written.partition("/")
-    if not seconds[:1].isdecimal() or not count.isdecimal() or not 1 <= int(count[:10]) <= MAX_RATE:
-        raise ValueError(f'must be like "10/1m": 1 to {MAX_RATE} starts, and a duration')
-    return Rate(int(count), read(seconds, spec.Timeout), written)
+    return _rate(setting, "", "starts", MAX_RATE, '"10/1m"')
 
 
 def failure_rate(setting: Setting) -> Rate:
     """Read after how many failures within some time the calls of a class pause."""
-    found = re.fullmatch(r"([0-9]{1,3}) failures?/([0-9].*)", written := text(setting))
-    if found is None or not 1 <= int(found[1]) <= MAX_FAILURES:
-        raise ValueError(f'must be like "5 failures/10m": 1 to {MAX_FAILURES} failures, and a duration')
+    return _rate(setting, " failures?", "failures", MAX_FAILURES, '"5 failures/10m"')
+
+
+def _rate(setting: Setting, unit: str, what: str, most: int, example: str) -> Rate:
+    found = re.fullmatch(rf"([0-9]{{1,9}}){unit}/([0-9].*)", written := text(setting))
+    if found is None or not 1 <= int(found[1]) <= most:
+        raise ValueError(f"must be like {example}: 1 to {most} {what}, and a duration")
     return Rate(int(found[1]), read(found[2], spec.Timeout), written)
 
 

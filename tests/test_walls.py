@@ -117,7 +117,8 @@ ROOMS = {
     "bgctl/plain_wire.py": f"{STANDARD} {VERSION} bgd.client.inherited",
     "bgctl/columns.py": f"{STANDARD} bgd.brief bgd.escape bgd.wire.views.JobView",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
-    " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.wire.schedules",
+    " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.units"
+    " bgd.wire.schedules",
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
     "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
     " bgd.core.target",

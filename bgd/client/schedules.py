@@ -13,10 +13,11 @@ import bgd
 from bgd.client.programs import check_command
 from bgd.client.session import UNNUMBERED
 from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
-from bgd.core.schedule_spec import MAX_DAY, MAX_SCHEDULES, SCHEDULE_NAME, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import MAX_DAY, MAX_SCHEDULES, ScheduleName, ScheduleSpec
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
 from bgd.errors import Refused
 from bgd.paths import find_program
+from bgd.units import WrongValue, read
 from bgd.wire.framing import MAX_FRAME
 from bgd.wire.messages import encode
 from bgd.wire.schedules import ScheduleView, SetSchedules, digest_of
@@ -164,11 +165,9 @@ def schedule_of_function(job: JobSpec, settings: Mapping[str, Any]) -> tuple[str
     """
     name = job.name or (job.target or "").replace(":", ".")
     try:
-        msgspec.convert(name, ScheduleName)
-    except msgspec.ValidationError:
-        raise Refused(
-            f"{name!r} of {job.target} cannot name a schedule, which is {SCHEDULE_NAME}: give it a name="
-        ) from None
+        read(name, ScheduleName)
+    except WrongValue as error:
+        raise Refused(f"the schedule of {job.target}: {error}; give it a name=") from error
     spec = _with_settings(ScheduleSpec(job=job), settings)
     _check_definition(spec)
     return name, spec

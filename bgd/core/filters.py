@@ -159,13 +159,17 @@ def _read_outcome(text: str) -> str:
     return text
 
 
-def _read_signal(text: str) -> int:
+def read_signal(text: str) -> int:
+    """Return the number of a signal: "HUP", "SIGHUP" or "1"; ValueError if there is none."""
     from signal import NSIG, Signals  # noqa: PLC0415 - few filters have one
 
     numbers = {each.name.removeprefix("SIG"): int(each) for each in Signals}
-    number = numbers.get(text.upper().removeprefix("SIG"), int(text) if _NUMBER.fullmatch(text) else 0)
+    name = text.upper().removeprefix("SIG")
+    number = numbers.get(name, int(text) if _NUMBER.fullmatch(text) else 0)
     if not 0 < number < NSIG:
-        raise ValueError(f"{quoted(text)} is neither the name of a signal, such as KILL, nor its number")
+        raise ValueError(
+            f"{quoted(text)} is neither a signal nor a number from 1 to {NSIG - 1}; {nearest(name, numbers)}"
+        )
     return number
 
 
@@ -190,7 +194,7 @@ FILTERS: dict[str, Key] = {
     "error": Key("errors", has_exact=True),
     "outcome": Key("outcome", lambda text, _: _read_outcome(text)),
     "exit": Key("exit_code", _reader(ExitCode)),
-    "signal": Key("signal", lambda text, _: _read_signal(text)),
+    "signal": Key("signal", lambda text, _: read_signal(text)),
     "since": Key("since", parse_past_time),
     "until": Key("until", parse_past_time),
     "finished": Key("finished", parse_past_time),

@@ -7,15 +7,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from bgd.core.spec import MAX_ENV, Duration, JobSpec, Name, Timeout
+from bgd.core.spec import MAX_ENV, Duration, JobSpec, Name, QueueName, Timeout
 
 MAX_SCHEDULES = 10_000
 MAX_EXCEPTIONS = 400  # excluded days of one schedule
 MAX_DAY = 10  # characters of YYYY-MM-DD
 MAX_WHEN = 500  # characters that say when a schedule is due
 
-ScheduleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-SCHEDULE_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+ScheduleName = QueueName
 WhenText = Annotated[str, Meta(min_length=1, max_length=MAX_WHEN)]
 Days = Annotated[tuple[Annotated[str, Meta(max_length=MAX_DAY)], ...], Meta(max_length=MAX_EXCEPTIONS)]
 

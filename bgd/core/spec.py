@@ -52,13 +52,11 @@ MAX_SLURM_OPTIONS = 20
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
-QUEUE_NAME = NOTIFY_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
-QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description=QUEUE_NAME)]
-NotifyName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64, description=NOTIFY_NAME)
-]
-EXECUTOR_NAME = "a name of at most 32 small letters, digits, '_' and '-', a letter first"
-ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description=EXECUTOR_NAME)]
+_NAME = "a name of at most 64 letters, digits, '.', '_' and '-', a letter or digit first"
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description=_NAME)]
+NotifyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=64, description=_NAME)]
+_EXECUTOR_NAME = "a name of at most 32 small letters, digits, '_' and '-', a letter first"
+ExecutorName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description=_EXECUTOR_NAME)]
 Priority = Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 Duration = Annotated[float, Meta(ge=0, le=MAX_DURATION), DURATION]
@@ -123,6 +121,7 @@ _PERCENT = Notation(
     "a percentage of one processor",
     "50 or 150%",
     lambda text: int(digits) if (digits := text.removesuffix("%")).isdecimal() else text,
+    "{}%".format,
 )
 Percent = Annotated[int, Meta(ge=1, le=MAX_PERCENT), _PERCENT]
 ProcessCount = Annotated[int, Meta(ge=1, le=MAX_PROCESSES)]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,32 +21,38 @@ from bgd.paths import make_cluster_folder
 from bgd.wire.slurm import is_incurable, message_in
 from bgd.wire.views import Finding, Level
 
+# What a check returns; its subject stands in the list of checks
+ok = partial(Finding, "", Level.OK)
+note = partial(Finding, "", Level.NOTE)
+warning = partial(Finding, "", Level.WARNING)
+problem = partial(Finding, "", Level.PROBLEM)
+
 
 def check_cluster(executor: ExecutorConfig) -> Finding:
     """Return a finding about an executor of kind slurm. It costs a short job in Slurm."""
     for name in ("sbatch", "srun", "squeue", "scancel"):
         if shutil.which(name, path=slurm_variables(executor).get("PATH")) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
-            return Finding("", Level.PROBLEM, f"there is no {name}", remedy)
+            return problem(f"there is no {name}", remedy)
     if executor.conf and not Path(executor.conf).exists():
-        message = f"its conf {executor.conf} does not exist"
-        return Finding("", Level.PROBLEM, message, "set conf to the slurm.conf of this machine")
+        return problem(
+            f"its conf {executor.conf} does not exist", "set conf to the slurm.conf of this machine"
+        )
     code, _, words = _run(executor, ["squeue", "--me", "--noheader"], _QUESTION_PATIENCE)
     if code:
-        message, remedy = f"Slurm's controller cannot be reached: {words}", _SEE_CONTROLLER
-        if code in _NOT_RUN:
-            message, remedy = f"squeue does not run: {words}", _SEE_PROGRAM
-        return Finding("", Level.PROBLEM, message, remedy)
+        is_run = code not in _NOT_RUN
+        what = "Slurm's controller cannot be reached" if is_run else "squeue does not run"
+        return problem(f"{what}: {words}", _SEE_CONTROLLER if is_run else _SEE_PROGRAM)
     probe = Path(executor.folder, f"probe-{os.getpid()}")
     try:
         make_cluster_folder(Path(executor.folder))
         probe.touch()
     except ConfigError as error:
         message, _, remedy = str(error).partition(": ")
-        return Finding("", Level.PROBLEM, message, remedy)
+        return problem(message, remedy)
     except OSError as error:
         message = f"its folder {executor.folder} cannot be written: {error.strerror}"
-        return Finding("", Level.PROBLEM, message, "make it a folder of yours that the nodes share")
+        return problem(message, "make it a folder of yours that the nodes share")
     try:
         return _probe(executor, str(probe))
     finally:
@@ -74,38 +81,36 @@ def _probe(executor: ExecutorConfig, probe: str) -> Finding:
         return _finding_on_node(executor, msgspec.json.decode(said, type=_Seen), (began, ended))
     if words.endswith("busy") or words.startswith("no answer"):
         message = "no node is free now, so its folder and clocks were not checked"
-        return Finding("", Level.NOTE, message, "run `bgctl doctor` again when a node is free")
+        return note(message, "run `bgctl doctor` again when a node is free")
     if _NO_PROGRAM in words:
-        problem = words.partition(_NO_PROGRAM)[2].partition(";")[0]
-        message = f"a node cannot run python of the executor: {problem}"
-        return Finding("", Level.PROBLEM, message, f"install bgd there by this path, {_OR_SET}")
+        why = words.partition(_NO_PROGRAM)[2].partition(";")[0]
+        message = f"a node cannot run python of the executor: {why}"
+        return problem(message, f"install bgd there by this path, {_OR_SET}")
     if _REFUSED in words and not is_incurable(words):
         message = f"Slurm refuses a job for now, so its folder and clocks were not checked: {words}"
-        return Finding(
-            "", Level.WARNING, message, "jobs wait until Slurm takes them; `bgctl explain` says why"
-        )
+        return warning(message, "jobs wait until Slurm takes them; `bgctl explain` says why")
     remedy = "see that your user exists on the nodes with the same number, and the keys of the executor"
-    return Finding("", Level.PROBLEM, f"no node runs a job of user {os.getuid()}: {words}", remedy)
+    return problem(f"no node runs a job of user {os.getuid()}: {words}", remedy)
 
 
 def _finding_on_node(executor: ExecutorConfig, seen: _Seen, between: tuple[float, float]) -> Finding:
     """Return what is wrong on a node that answered between these instants."""
     if seen.user != os.getuid():
         message = f"node {seen.node} runs jobs as user {seen.user}, and you are {os.getuid()}"
-        return Finding("", Level.PROBLEM, message, "give your user the same number there")
+        return problem(message, "give your user the same number there")
     if not seen.sees_folder:
         message = f"node {seen.node} does not see {executor.folder}"
         remedy = "set folder to one that this machine and the nodes share"
-        return Finding("", Level.PROBLEM, message, remedy)
+        return problem(message, remedy)
     if seen.bgd != __version__:
         found = f"bgd {seen.bgd}, and this is {__version__}" if seen.bgd else f"no bgd: {seen.problem}"
         message = f"python of the executor ({executor.python}) on node {seen.node} has {found}"
-        return Finding("", Level.PROBLEM, message, f"install this version of bgd there, {_OR_SET}")
+        return problem(message, f"install this version of bgd there, {_OR_SET}")
     began, ended = between
     if not began - _CLOCK_TOLERANCE <= seen.at <= ended + _CLOCK_TOLERANCE:
         message = f"the clock of node {seen.node} differs by about {abs(seen.at - ended):.0f} s"
-        return Finding("", Level.WARNING, message, "set the clocks by NTP: files get wrong times")
-    return Finding("", Level.OK, f"node {seen.node} runs jobs and shares {executor.folder}")
+        return warning(message, "set the clocks by NTP: files get wrong times")
+    return ok(f"node {seen.node} runs jobs and shares {executor.folder}")
 
 
 def _run(executor: ExecutorConfig, argv: list[str], patience: float) -> tuple[int, str, str]:

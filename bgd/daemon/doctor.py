@@ -22,7 +22,7 @@ import bgd
 from bgd import clock
 from bgd.config import Config, HttpConfig
 from bgd.daemon.backups import Backups, backups_in, open_to_others, some_of
-from bgd.daemon.cluster_doctor import check_cluster
+from bgd.daemon.cluster_doctor import check_cluster, note, ok, problem, warning
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
 from bgd.daemon.launches import missing_installation
 from bgd.daemon.launching import LAUNCHER_PATIENCE, LauncherLink
@@ -133,15 +133,6 @@ def _finding_of(subject: str, check: Callable[[], Finding]) -> Finding:
         words = f"{error.filename} cannot be checked: {error.strerror}"
         remedy = "give it to the user who runs bgd, as a folder of mode 700"
         return Finding("access", Level.PROBLEM, words, remedy)
-
-
-# What a check returns; its subject stands in the list of checks
-
-
-ok = partial(Finding, "", Level.OK)
-note = partial(Finding, "", Level.NOTE)
-warning = partial(Finding, "", Level.WARNING)
-problem = partial(Finding, "", Level.PROBLEM)
 
 
 # --- The machine

@@ -335,7 +335,7 @@ def test_a_prefix_that_makes_no_name_is_refused(daemon, prefix):
         done = daemon.bgctl("schedule", "import", "-", "--prefix", prefix, *options, read="@daily true\n")
 
         assert done.returncode == 2
-        assert f"{prefix}line-1' cannot name a schedule, which is a name of at most 64" in done.stderr
+        assert f"{prefix}line-1' must be a name of at most 64" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ from bgctl.program import run
         (["submit", "--pids-max", "9" * 20, "true"], "a whole number from 1 to 4194304"),
         (
             ["submit", "--cpu-max", "9" * 20, "true"],
-            "must be a percentage of one processor from 1 to 1000000, such as 50 or 150%",
+            "must be a percentage of one processor from 1% to 1000000%, such as 50 or 150%",
         ),
         (["submit", "--memory-max", "9" * 20, "true"], "must be a size from 1MB to 4611686TB"),
         (["submit", "--core-max", "9" * 20, "true"], "must be a size from 0B to 4611686TB"),

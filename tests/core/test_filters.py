@@ -144,7 +144,7 @@ def test_words_select_jobs(words, expected):
         *(
             (
                 f"signal:{text}",
-                f"signal: {text!r} is neither the name of a signal, such as KILL, nor its number.",
+                f"signal: {text!r} is neither a signal nor a number from 1 to 64; ",
             )
             for text in ("SIG", "0", "65", "-9")
         ),

@@ -248,7 +248,7 @@ def test_an_option_is_read_from_what_people_write(option, text, value):
         ("retry_on", "9-3", "'9-3' is not an exit code"),
         ("retry_on", "256", "'256' is not an exit code"),
         ("memory_max", 1, "1 must be a size from 1MB to 4611686TB, such as 500kB, 100MB or 64MiB"),
-        ("cpu_max", "much", "'much' must be a percentage of one processor from 1 to 1000000, such as 50"),
+        ("cpu_max", "much", "'much' must be a percentage of one processor from 1% to 1000000%, such as 50"),
         ("limit", 5, "5 must be a key of 1 to 200 characters, or one and a number from 1 to 10000, such as"),
         ("after", [0], "[0] must be a list of at most 1000, each a whole number from 1 to"),
         ("env", "A", "'A' must be at most 4096 names, each with a text"),

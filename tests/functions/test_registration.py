@@ -103,7 +103,7 @@ def test_what_cannot_be_registered_is_a_type_error(client, source, message):
 
 
 def test_a_name_that_no_schedule_can_have_is_refused(client):
-    with pytest.raises(Refused, match=r"'of two words' of tests\.functions.scheduled:every_day cannot name"):
+    with pytest.raises(Refused, match=r"of tests.functions.scheduled:every_day: 'of two words' must be"):
         client.schedules.register(every_day.options(name="of two words"))
     with pytest.raises(Refused, match="both have the name 'every-day'"):
         client.schedules.register(every_day, Report.write.options(name="every-day"))
