@@ -49,7 +49,8 @@ class Supervisors:
 
     Args:
         must_search: before starting anything, end processes that a lost journal does not name.
-        lease: seconds without a message after which a pilot ends its jobs and itself, at most twice that.
+        lease: seconds without a message after which a pilot ends its jobs and itself, without those for which
+            it was stopped, as Slurm does when it suspends its allocation.
             None: this launcher is not a pilot. `node`: what the node of a pilot has.
     """
 
@@ -84,7 +85,7 @@ class Supervisors:
         self._may_exit = asyncio.Event()
         attempts.idle = self.check_exit
         if lease is not None:
-            context.deadlines.after(lease, partial(self._look_at_lease, lease, self._received))
+            self._look_at_lease(lease, 0, -1)
 
     # --- when the launcher may exit
 
@@ -112,12 +113,14 @@ class Supervisors:
             self._may_exit.clear()
             await self._may_exit.wait()
 
-    def _look_at_lease(self, lease: float, received: int) -> None:
-        if self._received == received:
+    def _look_at_lease(self, lease: float, silent: int, received: int) -> None:
+        silent = silent + 1 if self._received == received else 0
+        if silent == _LEASE_BEATS:
             log.warning("no message from bgd for %g s: ending its jobs", lease)
             self.exit()
-        else:
-            self._context.deadlines.after(lease, partial(self._look_at_lease, lease, self._received))
+            return
+        look = partial(self._look_at_lease, lease, silent, self._received)
+        self._context.deadlines.after(lease / _LEASE_BEATS, look)
 
     # --- what connections bring
 
@@ -351,6 +354,7 @@ class SupervisorConnection(asyncio.BufferedProtocol):
         self._supervisors.set_slow(self, is_slow=False)
 
 
+_LEASE_BEATS = 6  # looks at the lease until it is over
 _BUFFER_SIZE = 1 << 16  # bytes: room for some Launch messages with their environments
 
 

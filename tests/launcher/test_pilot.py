@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,27 @@ def test_without_a_word_it_ends_its_jobs_and_itself(host):
     [records] = journal.read(host.journal).attempts.values()
     assert records.finished is not None
     assert records.finished.ended.outcome is Outcome.INTERRUPTED
+
+
+def test_a_pilot_that_was_stopped_for_longer_than_its_lease_goes_on_with_its_jobs(host):
+    """As Slurm stops it when it suspends the allocation."""
+    launcher, began = host.start("--pilot", "2"), time.monotonic()
+    pilot = host.supervise()
+    gate = host.state / "gate"
+    os.mkfifo(gate)
+    key = pilot.launch("sh", "-c", f"read code <{gate}; exit $code")
+    wait_until(lambda: pilot.started(key).pid)
+    wait_until(lambda: time.monotonic() - began > 1.7)
+    pilot.say(KeepAlive())
+    wait_until(lambda: time.monotonic() - began > 2.4)
+
+    launcher.send_signal(signal.SIGSTOP)
+    wait_until(lambda: time.monotonic() - began > 4.8)
+    launcher.send_signal(signal.SIGCONT)
+
+    wait_until(lambda: time.monotonic() - began > 5.2)
+    gate.write_text("3\n")
+    assert pilot.ended(key).exit_code == 3
 
 
 @pytest.mark.parametrize(
