@@ -211,7 +211,7 @@ def _wait_for_node(code: str | None) -> str:
     """Return what a job in Slurm waits for; `code`: the reason in Slurm's own word, None: not known yet."""
     if code is None:
         return "in Slurm for a node"
-    if (words := _SLURM_WORDS.get(code)) is None:
+    if (words := _SLURM_WORDS.get(code.partition(",")[0].partition(";")[0])) is None:
         return f"in Slurm: {code}"
     return f"in Slurm {words} ({code})"
 
@@ -227,6 +227,7 @@ _SLURM_WORDS = {
     "PartitionTimeLimit": "for more time than its partition allows",
     "Licenses": "for a licence",
     "Reservation": "for its reservation",
+    "SUSPENDED": "until it continues the allocation",
 }
 
 
@@ -265,7 +266,9 @@ _WORDS: dict[Cause, Callable[[Reason], str]] = {
     Cause.REQUESTS: lambda _: "for bgd's own limit on requests to Slurm (requests_per_second)",
     Cause.CONTROLLER: lambda it: f"for Slurm's controller (retrying): {it.problem or 'unreachable'} since",
     Cause.NODE: lambda it: _wait_for_node(it.problem),
-    Cause.PILOT: lambda it: f"for room on a pilot of executor {it.subject}",
+    Cause.PILOT: lambda it: (
+        f"for room on a pilot of executor {it.subject}{f'; {it.problem}' if it.problem else ''}"
+    ),
 }
 
 

@@ -30,7 +30,7 @@ problem = partial(Finding, "", Level.PROBLEM)
 
 def check_cluster(executor: ExecutorConfig) -> Finding:
     """Return a finding about an executor of kind slurm. It costs a short job in Slurm."""
-    for name in ("sbatch", "srun", "squeue", "scancel"):
+    for name in ("sbatch", "srun", "squeue", "scancel", "sinfo"):
         if shutil.which(name, path=slurm_variables(executor).get("PATH")) is None:
             remedy = "install Slurm's client programs (Debian: slurm-client) where the PATH of bgd finds them"
             return problem(f"there is no {name}", remedy)

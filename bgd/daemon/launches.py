@@ -368,6 +368,7 @@ def _pilot(spec: JobSpec, executor: ExecutorConfig, launch: Launch) -> PilotStar
         is_larger = cpus > most or memory > most * executor.memory
     return PilotStart(
         executor=launch.place.executor if launch.place else "",
+        name=spec.name or spec.target or shlex.join(launch.argv)[:_MAX_NAME],
         nodes=executor.nodes or _ANY_NUMBER,
         options=[*_site_options(executor), *size],
         keep_idle=executor.keep_idle,
@@ -392,6 +393,7 @@ def own_options(spec: JobSpec, executor: ExecutorConfig, launch: Launch | None =
     return [*_site_options(executor, spec), *sizes, *(spec.slurm_options or ())]
 
 
+_MAX_NAME = 200  # characters of a command, for one that has no name
 _ANY_NUMBER = 1000  # of pilots
 _START_AND_END = 120.0  # seconds beyond the time limit of the job, for the pilot
 

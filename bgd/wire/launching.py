@@ -91,6 +91,7 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     """How to run an attempt by a pilot: a launcher on a node, in an allocation kept for many attempts.
 
     * `executor`: the pilots of an executor run no attempts of another.
+    * `name`: attempts of one name take about as long.
     * `nodes`: the most pilots at once, each on a node of its own.
     * `options`: arguments of sbatch.
     * `keep_idle`: seconds without an attempt until a pilot is given back.
@@ -107,6 +108,7 @@ class PilotStart(Struct, frozen=True, kw_only=True):
     memory: int
     own: list[str] = []
     alone: bool = False
+    name: str = ""
 
 
 class SlurmStart(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What Slurm's programs print: whole messages, and the refusals that waiting does not cure.
+"""What Slurm's programs print: whole messages, times, and the refusals that waiting does not cure.
 
 A refusal is for now unless it is one of the few below. A site refuses for many reasons that pass: limits of
 an account, a QOS or a user, a partition that is down, maintenance, a policy of its own. If these failed jobs,
@@ -7,6 +7,7 @@ a full limit would fail all that wait.
 
 from __future__ import annotations
 
+import math
 import re
 
 _MOST_WORDS = 2048  # characters of a message
@@ -23,6 +24,16 @@ _INCURABLE = re.compile(
     r"|reservation is invalid|Access denied to requested reservation"
     r"|\b(?:Assoc|QOS)\w+(?:PerJob|NotSatisfied)"  # a limit that this job alone exceeds (job_state_reason.c)
 )
+
+_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d\d)")
+
+
+def seconds_in(text: str) -> float:
+    """Return the seconds of a time that squeue prints: infinite without a limit, 0 if a limit is exceeded."""
+    if (parts := _TIME.fullmatch(text)) is None:
+        return 0.0 if text == "INVALID" else math.inf
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return ((days * 24.0 + hours) * 60.0 + minutes) * 60.0 + seconds
 
 
 def message_in(output: str) -> str:

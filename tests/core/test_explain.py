@@ -540,7 +540,19 @@ def test_those_that_hold_what_a_job_waits_for_have_words(reason, words):
         ),
         (Reason(cause=Cause.NODE), "in Slurm for a node"),
         (Reason(cause=Cause.PILOT, subject="far"), "for room on a pilot of executor far"),
+        (
+            Reason(cause=Cause.PILOT, subject="far", problem="too little time is left on node n1"),
+            "for room on a pilot of executor far; too little time is left on node n1",
+        ),
         (Reason(cause=Cause.NODE, problem="Resources"), "in Slurm for resources (Resources)"),
+        (
+            Reason(cause=Cause.NODE, problem="ReqNodeNotAvail, UnavailableNodes:n1; fan broke"),
+            "in Slurm for a node that is not available (ReqNodeNotAvail, UnavailableNodes:n1; fan broke)",
+        ),
+        (
+            Reason(cause=Cause.NODE, problem="SUSPENDED"),
+            "in Slurm until it continues the allocation (SUSPENDED)",
+        ),
         (Reason(cause=Cause.NODE, problem="QOSMaxJobsPerUserLimit"), "in Slurm: QOSMaxJobsPerUserLimit"),
     ],
 )

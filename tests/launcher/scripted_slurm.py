@@ -1,7 +1,8 @@
 """Slurm's programs as short scripts, with this machine as the only node, and without a controller.
 
 While a file `pending` exists, new jobs wait, for the reason in it; one of number N begins if there is a file
-`begun.N`. While a file `refusal` exists, sbatch prints it and fails.
+`begun.N`. While a file `refusal` exists, sbatch prints it and fails. A file `limit` has the seconds of a job,
+`drained` what sinfo prints, and `suspended` the number of a job that is.
 """
 
 from __future__ import annotations
@@ -30,16 +31,30 @@ echo started >>{folder}/squeues
 for word; do case $word in --jobs=*) number=${{word#*=}} ;; esac; done
 case "$*" in  # who asks knows that it has ended
 *--states=all*)
-    [ -e {folder}/pending.$number ] && echo "CANCELLED|" || echo "FAILED|n1"
+    if [ -e {folder}/over.$number ]; then echo "TIMEOUT|n1"
+    elif [ -e {folder}/pending.$number ]; then echo "CANCELLED|"
+    else echo "FAILED|n1"; fi
     exit 0
     ;;
 esac
 for job in {folder}/jobs/*; do
-    state="RUNNING|None"
-    [ ! -e {folder}/pending.${{job##*/}} ] || state="PENDING|$(cat {folder}/pending)"
+    state=RUNNING reason=None limit=UNLIMITED left=UNLIMITED
+    [ ! -e {folder}/pending.${{job##*/}} ] || {{ state=PENDING reason=$(cat {folder}/pending); }}
+    [ "$(cat {folder}/suspended 2>/dev/null)" != "${{job##*/}}" ] || state=SUSPENDED
+    if [ -e {folder}/limit ]; then
+        limit=$(cat {folder}/limit)
+        left=0:$(printf %02d $((limit - $(date +%s) + $(stat -c %Y $job)))) limit=0:$(printf %02d $limit)
+        case $left in *-*) left=INVALID ;; esac
+    fi
     read -r name pid conf <"$job" && [ "$conf" = "$SLURM_CONF" ] &&
-        kill -0 "$pid" && echo "${{job##*/}}|$name|$state"
+        kill -0 "$pid" && echo "${{job##*/}}|$name|$state|main|$limit|$left|$reason"
 done
+exit 0
+"""
+# without --partition it would list those of all users
+SINFO = """#!/bin/sh
+echo started >>{folder}/sinfos
+case "$*" in *--partition=main*) cat {folder}/drained 2>/dev/null ;; esac
 exit 0
 """
 # the job's session ends with a SIGTERM, as a pilot's script ignores it until its launcher has ended
@@ -62,9 +77,12 @@ while [ "${{1#--}}" != "$1" ]; do shift; done
 number=$(($(ls {folder}/jobs | wc -l) + 1))
 export PYTHONPATH={source} SLURMD_NODENAME=n1 SLURM_CPUS_ON_NODE=2 SLURM_MEM_PER_NODE=1000
 [ ! -e {folder}/pending ] || : >{folder}/pending.$number
-export BEGUN={folder}/begun PENDING={folder}/pending NUMBER=$number
+export BEGUN={folder}/begun PENDING={folder}/pending NUMBER=$number OVER={folder}/over
+LIMIT=$(cat {folder}/limit 2>/dev/null) && export LIMIT
 setsid sh -c 'while [ -e $PENDING ] && [ ! -e $BEGUN.$NUMBER ]; do sleep 0.02; done
-rm -f $PENDING.$NUMBER; exec sh "$@"' sh "$@" </dev/null >"$output" 2>&1 &
+rm -f $PENDING.$NUMBER
+[ -z "$LIMIT" ] || {{ sleep $LIMIT; kill -0 $$ && : >$OVER.$NUMBER && kill -TERM -$$; }} &
+exec sh "$@"' sh "$@" </dev/null >"$output" 2>&1 &
 echo "$name $! $SLURM_CONF" >{folder}/new
 mv {folder}/new {folder}/jobs/$number  # tests read these files at any time
 echo $number
@@ -82,7 +100,7 @@ class ScriptedSlurm:
         self.shared = folder / "shared"
         self.shared.mkdir(mode=0o700)
         (folder / "jobs").mkdir()
-        scripts = {"srun": SRUN, "squeue": SQUEUE, "scancel": SCANCEL, "sbatch": SBATCH}
+        scripts = {"srun": SRUN, "squeue": SQUEUE, "scancel": SCANCEL, "sbatch": SBATCH, "sinfo": SINFO}
         for name, script in scripts.items():
             (folder / name).write_text(script.format(folder=folder, python=sys.executable, source=SOURCE))
             (folder / name).chmod(0o700)

@@ -362,9 +362,9 @@ def on_any_node(message: str) -> str:
     return message.replace("node n2", "node n1")
 
 
-@pytest.mark.parametrize("missing", ["sbatch", "srun", "squeue", "scancel"])
+@pytest.mark.parametrize("missing", ["sbatch", "srun", "squeue", "scancel", "sinfo"])
 def test_the_doctor_misses_a_program_of_slurm(slurm, tmp_path, monkeypatch, missing):
-    for name in {"sbatch", "srun", "squeue", "scancel"} - {missing}:
+    for name in {"sbatch", "srun", "squeue", "scancel", "sinfo"} - {missing}:
         (tmp_path / name).symlink_to(shutil.which(name))
     monkeypatch.setenv("PATH", str(tmp_path))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
-from bgd.wire.slurm import is_incurable, message_in
+from bgd.wire.slurm import is_incurable, message_in, seconds_in
 
 FAILED = "sbatch: error: Batch job submission failed: {}\n"
 POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
@@ -156,3 +158,19 @@ def test_a_very_long_message_keeps_its_beginning_and_its_end():
 
     assert len(message) == 2048 + len(" ... ")
     assert (message[:11], message[-10:]) == ("site policy", "last words")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0:05", 5.0),
+        ("1:57", 117.0),
+        ("2:00:01", 7201.0),
+        ("1-02:03:04", 93784.0),
+        ("UNLIMITED", inf),
+        ("NOT_SET", inf),
+        ("INVALID", 0.0),  # in excess of the limit
+    ],
+)
+def test_times_of_squeue_are_seconds(text, seconds):
+    assert seconds_in(text) == seconds

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 from msgspec import Struct
 
@@ -17,7 +18,7 @@ from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, explained, one_line, printable
 from bgd.wire.launching import NotStarted, SlurmStart
-from bgd.wire.slurm import message_in
+from bgd.wire.slurm import message_in, seconds_in
 
 _COST = 2  # requests that each of Slurm's programs makes, measured with Slurm 24.11
 _BURST = 20  # requests at once
@@ -28,7 +29,11 @@ _NOT_RUN = (126, 127)  # exit codes of a shell, for example of a site's wrapper,
 # an option of sbatch that excludes nodes, with them in the same word or in the next; "--exclud" is enough
 _EXCLUDE = re.compile(r"(?:^|\0)(?:--exclude?[=\0]|-x\0?)([^\0]+)")
 _COMPLETING = "COMPLETING"  # upon which the state follows
-_COLUMNS = 4  # of what squeue prints
+_COLUMNS = "%A|%j|%T|%P|%l|%L|%r"  # of squeue; those of SlurmJob, and the name
+_NODE_COLUMNS = "%N|%T|%E"  # of sinfo: node, state, and words of the admin
+_NODES_PERIOD = 25.0  # seconds for which an answer about nodes will do
+_MOST_NODES = 3  # whose maintenance is told
+_LACKS_NODES = re.compile("DOWN|DRAIN|NotAvail|[Rr]eserv")  # in a reason of Slurm
 # what Slurm's programs say if the controller cannot be reached (slurm_errno.c), or this machine has no room
 # for a thread, which is not the job's fault
 _IS_AWAY = (
@@ -38,16 +43,18 @@ _IS_AWAY = (
 
 
 class SlurmJob(Struct, frozen=True):
-    """A job as the controller sees it, in Slurm's own words: its state, and the reason if it is PENDING."""
+    """A job as the controller sees it, in Slurm's own words: its state, and the reason if it is PENDING.
+
+    `limit`: seconds for which it may run, infinite: any time. `ends_at`: when that is over, if it runs, on
+    the elapsed clock.
+    """
 
     number: str
     state: str
+    partition: str
+    limit: float
+    ends_at: float
     reason: str
-
-    @property
-    def waits_for(self) -> str | None:
-        """Why it is PENDING, None: Slurm has not said."""
-        return None if self.reason == "None" else printable(self.reason)
 
 
 class Controller:
@@ -63,6 +70,8 @@ class Controller:
         self._question: asyncio.Future[dict[str, SlurmJob] | None] | None = None
         self._asking = asyncio.Lock()
         self._answer: dict[str, SlurmJob] | None = None  # the latest
+        self.unusable: dict[str, str] = {}  # by node, why it takes no jobs, in words of its admin
+        self.nodes_asked_at = -math.inf  # on the elapsed clock
         self.asked_at = -math.inf  # when that was asked for, on the elapsed clock
         self.idle: dict[str, Callable[[], None]] = {}  # ends each pilot that holds its node without work
         self.short: set[str] = set()  # pilots that wait for what others hold
@@ -262,9 +271,10 @@ class Controller:
             if question is None:
                 return  # the previous request answered it
             asked_at = elapsed()
-            arguments = ("--me", "--noheader", "--format=%A|%j|%T|%r")
+            arguments = ("--me", "--noheader", f"--format={_COLUMNS}")
             code, text = await self.run("squeue", *arguments, with_errors=True)
-        answer = None
+            answer = None if code else _jobs_in(text, asked_at)
+            await self._ask_for_nodes(answer or {})
         if code:
             self.problem = message_in(text.decode(errors="replace")) if code in _NOT_RUN else None
             self.silent_since = self.silent_since or time.time()
@@ -273,10 +283,30 @@ class Controller:
                 self._question = None
         else:
             self.silent_since = None
-            lines = (line.split("|", _COLUMNS - 1) for line in text.decode(errors="replace").splitlines())
-            answer = {each[1]: SlurmJob(each[0], *each[2:]) for each in lines if len(each) == _COLUMNS}
         self._answer, self.asked_at = answer, asked_at
         question.set_result(answer)
+
+    async def _ask_for_nodes(self, jobs: dict[str, SlurmJob]) -> None:
+        """Look for nodes that take no jobs, where pilots run, or may run once there are nodes for them."""
+        pilots = [job for name, job in jobs.items() if name.startswith("bgd-")]
+        concerned = [job for job in pilots if job.state != "PENDING" or _LACKS_NODES.search(job.reason)]
+        if not concerned or elapsed() - self.nodes_asked_at < _NODES_PERIOD:
+            return
+        self.nodes_asked_at = elapsed()
+        await self.admit()
+        partitions = ",".join({job.partition for job in concerned})
+        which = "--states=drain,fail,down", f"--partition={partitions}", f"--format={_NODE_COLUMNS}"
+        code, text = await self.run("sinfo", "--noheader", "--Node", *which)
+        if code == 0:
+            lines = _lines_in(text, _NODE_COLUMNS)
+            self.unusable = {
+                node: f"maintenance of node {node} ({state}): {why}" for node, state, why in lines
+            }
+
+    def why_pending(self, job: SlurmJob) -> str | None:
+        """Return why a job waits, in words of Slurm and of admins about nodes; None: Slurm has not said."""
+        words = self.unusable.values() if _LACKS_NODES.search(job.reason) else ()
+        return None if job.reason == "None" else "; ".join([job.reason, *islice(words, _MOST_NODES)])
 
     def note_shortage(self, pilot: str, *, is_short: bool) -> None:
         """Record whether a pilot waits for nodes, or for a limit, that others use up: idle ones then end."""
@@ -286,6 +316,20 @@ class Controller:
         self.short.add(pilot)
         for end in list(self.idle.values()):
             end()
+
+
+def _lines_in(text: bytes, columns: str) -> list[list[str]]:
+    more = columns.count("|")
+    lines = (printable(line).split("|", more) for line in text.decode(errors="replace").splitlines())
+    return [line for line in lines if len(line) > more]
+
+
+def _jobs_in(text: bytes, asked_at: float) -> dict[str, SlurmJob]:
+    jobs = {}
+    for number, name, state, partition, limit, left, reason in _lines_in(text, _COLUMNS):
+        ends_at = asked_at + seconds_in(left) - 1.0  # Slurm counts whole seconds
+        jobs[name] = SlurmJob(number, state, partition, seconds_in(limit), ends_at, reason)
+    return jobs
 
 
 def pauses(first: float = 0.25) -> Iterator[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections.abc import Collection
@@ -56,6 +57,7 @@ class Stage(StrEnum):
     WAITING = "waiting"  # for its node, or for its first connection
     ADOPTED = "adopted"  # it may have worked for an earlier launcher, and is not connected yet
     WORKING = "working"
+    DRAINING = "draining"  # as its node does: it takes nothing more, and ends once it is empty
     CLOSING = "closing"  # it is to end, and takes nothing more
     STUCK = "stuck"  # Slurm said that it ran, and it never answered: bgd has cancelled it
     HUNG = "hung"  # it answered no more: bgd has cancelled it
@@ -67,6 +69,8 @@ class Move(StrEnum):
     """What takes a pilot from one stage to another."""
 
     GREET = "greet"
+    DRAIN = "drain"
+    RESUME = "resume"
     CLOSE = "close"
     HANG = "hang"
     DIE = "die"
@@ -82,7 +86,8 @@ _MOVES: dict[Stage, dict[Move, Stage]] = {  # those that change something
         Move.END: Stage.GONE,
     },
     Stage.ADOPTED: {Move.GREET: Stage.WORKING, Move.CLOSE: Stage.CLOSING, **_LATER},
-    Stage.WORKING: {Move.CLOSE: Stage.CLOSING, **_LATER},
+    Stage.WORKING: {Move.DRAIN: Stage.DRAINING, Move.CLOSE: Stage.CLOSING, **_LATER},
+    Stage.DRAINING: {Move.RESUME: Stage.WORKING, Move.CLOSE: Stage.CLOSING, **_LATER},
     Stage.CLOSING: _LATER,
     Stage.STUCK: {Move.GREET: Stage.HUNG, Move.END: Stage.GONE},
     Stage.HUNG: {Move.END: Stage.GONE},
@@ -123,6 +128,10 @@ class Pilot:
         self._heard_at = elapsed()  # when it was last connected
         self._is_reached = True  # by the latest connection
         self._start: asyncio.Future[None] | None = None  # of its script, while it waits
+        self._submitted_at = math.inf
+        self._job: SlurmJob | None = None  # as Slurm said last
+        self._time = math.inf  # seconds that it had left when it began to work
+        self._began_at = -math.inf  # to work for this launcher
         self._connection: PilotConnection | None = None
         self._idle: Deadline | None = None
         self._watch_idleness()
@@ -133,7 +142,9 @@ class Pilot:
         return self.node is None
 
     def _move(self, move: Move) -> None:
-        self.stage = _MOVES[self.stage].get(move, self.stage)
+        if move not in _MOVES[self.stage]:
+            return
+        self.stage = _MOVES[self.stage][move]
         if self.stage is not Stage.WAITING:
             self._controller.note_shortage(self.name, is_short=False)
             if self._start is not None:
@@ -151,7 +162,32 @@ class Pilot:
             return False
         if self.own is not None:
             return self.own is attempt and attempt.is_waiting
-        return _fit(self.node, [attempt, *self._attempts.values()])
+        return self.time_for(attempt) > 0.0 and _fit(self.node, [attempt, *self._attempts.values()])
+
+    def time_for(self, attempt: PilotRun | None, lead: float = 0.0) -> float:
+        """Return for how many more seconds it takes an attempt if it has room; `lead` seconds less."""
+        if self._is_suspended or self.stage in {Stage.DRAINING, Stage.CLOSING}:
+            return 0.0
+        if attempt is None or self._job is None or self._job.limit == math.inf or self.is_starting:
+            return math.inf
+        limit = min(self._job.limit, self._time)
+        needed = self._pool.need_of(attempt, limit) + min(lead, limit / 4)
+        return self._job.ends_at - elapsed() - needed
+
+    @property
+    def obstacle(self) -> str:
+        """Why it does not take what waits, in words; empty: only for lack of room."""
+        node = self.node.name if self.node is not None else ""
+        if self._is_suspended:
+            return f"the pilot on node {node} is suspended in Slurm"
+        if self.stage is Stage.DRAINING:
+            return self._controller.unusable.get(node, "")
+        is_over = self.stage is Stage.WORKING and self.time_for(self._pool.first) <= 0.0
+        return f"too little time is left on node {node}" if is_over else ""
+
+    @property
+    def _is_suspended(self) -> bool:
+        return self._job is not None and self._job.state == _SUSPENDED
 
     @property
     def runs_what_it_should(self) -> bool:
@@ -272,6 +308,7 @@ class Pilot:
             jobs = await self._controller.jobs(after)
             is_listed = self._controller.asked_at > submitted_at
             found = None if jobs is None else jobs.get(self.name)
+            self._note_job(found)
             after = elapsed()
             if found is not None and found.state == "RUNNING":
                 if await self._stay_connected():
@@ -290,6 +327,31 @@ class Pilot:
                 after = max(after, elapsed() - pause)
         if self._is_given_up:
             await self._controller.cancel(self.name)
+
+    async def _watch(self, connection: PilotConnection) -> None:
+        """Ask Slurm about it and its node while it is connected, when other pilots do, too."""
+        while connection is self._connection:
+            await self._wait(_PERIOD - elapsed() % _PERIOD)
+            jobs = await self._controller.jobs()
+            if connection is self._connection and jobs is not None:
+                self._note_job(jobs.get(self.name))
+
+    def _note_job(self, job: SlurmJob | None) -> None:
+        """Record what Slurm says of its allocation and node."""
+        if job is None:
+            return
+        was_suspended, self._job = self._is_suspended, job
+        self._note_node()
+        if was_suspended or self._is_suspended:
+            reason = self._pool.reason(Cause.NODE, _SUSPENDED) if self._is_suspended else None
+            for attempt in self._attempts.values():
+                attempt.wait_for(reason)
+        self._pool.assign()
+
+    def _note_node(self) -> None:
+        controller = self._controller
+        if self.own is None and self.node is not None and controller.nodes_asked_at > self._began_at:
+            self._move(Move.DRAIN if self.node.name in controller.unusable else Move.RESUME)
 
     async def _has_begun_within(self, seconds: float) -> bool:
         """Wait, at the longest until its script begins; return whether it has."""
@@ -319,16 +381,16 @@ class Pilot:
         if is_silent:
             self._note_silence()
         elif found is not None and found.state == "PENDING":
-            is_short = self._is_needed and (found.waits_for or "").startswith(_HELD_BY_OTHERS)
+            is_short = self._is_needed and found.reason.startswith(_HELD_BY_OTHERS)
             self._controller.note_shortage(self.name, is_short=is_short)
-            self._note_reason(Cause.NODE, found.waits_for)
+            self._note_reason(Cause.NODE, self._controller.why_pending(found))
         elif self.is_starting:
             self._note_reason(Cause.PILOT)
 
     @property
     def _is_needed(self) -> bool:
         """Whether an attempt waits for it."""
-        return self._pool.has_waiting if self.own is None else self.own.is_waiting
+        return self._pool.first is not None if self.own is None else self.own.is_waiting
 
     def _note_reason(self, cause: Cause, code: str | None = None, at: float | None = None) -> None:
         reason: Reason = self._pool.reason(cause, code, at)
@@ -377,7 +439,7 @@ class Pilot:
         Raises:
             CannotStart: Slurm refuses it.
         """
-        again = pauses()
+        again, self._submitted_at = pauses(), elapsed()
         script = self._folder.script, self._python, self._folder.path
         while True:
             left_out = [] if place else self._pool.nodes_left_out()
@@ -447,6 +509,7 @@ class Pilot:
             await asyncio.get_running_loop().create_connection(lambda: connection, sock=ours)
             connection.greet(self._pool.store)
             self._context.deadlines.after(_BEAT, partial(self._keep_alive, connection))
+            self._pool.begin(self._watch(connection))
             await connection.lost.wait()
         except CannotStart as error:
             log.warning("pilot %s: no connection: %s", self.name, error)
@@ -548,19 +611,29 @@ class Pilot:
             self._idle.cancel()
             self._idle = None
         self._controller.idle.pop(self.name, None)
-        if self.own is None and not self._attempts and self.stage in {Stage.WAITING, Stage.WORKING}:
+        if self._is_idle:
             patience = self._pool.start.keep_idle
             if self.stage is Stage.WORKING:
                 self._controller.idle[self.name] = self._close_if_idle
-                patience = 0.0 if self._controller.short and not self._pool.has_waiting else patience
+                patience = 0.0 if self._controller.short and self._pool.first is None else patience
             self._idle = self._context.deadlines.after(patience, self._close_if_idle)
+            self.close_if_spent()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.own is None and not self._attempts and self.stage in _MAY_BE_IDLE
 
     def _close_if_idle(self) -> None:
         self._idle = None
-        if self._pool.has_waiting:
+        if self._pool.first is None:
+            self.close()
+        else:
             self._watch_idleness()
-            return
-        self.close()
+
+    def close_if_spent(self) -> None:
+        """Let it end if it is empty, and takes nothing more of what waits."""
+        if self._is_idle and self.time_for(self._pool.first) <= 0.0:
+            self.close()
 
     # --- what it says
 
@@ -595,7 +668,12 @@ class Pilot:
         if self._connection is None or self._connection.is_ready:
             return
         self._connection.is_ready = True
+        if self.stage is Stage.WAITING and self._job is not None:
+            self._began_at = elapsed()
+            self._time = self._job.ends_at - self._began_at
+            self._pool.note_wait(self._began_at - self._submitted_at)
         self._move(Move.GREET)
+        self._note_node()
         for attempt in self._attempts.values():
             self._repeat(attempt)
         if self.stage is Stage.CLOSING:  # it was idle while there was no connection
@@ -670,7 +748,10 @@ def _with_cause(ended: AttemptEnded, state: str, *, is_own: bool) -> AttemptEnde
 
 
 _RELAY = "bgd-relay"  # name of the step that connects this launcher to a pilot
+_SUSPENDED = "SUSPENDED"  # state of a job
+_PERIOD = 30.0  # seconds until Slurm is asked again about a pilot that works
 _LOOK = 1.0  # seconds until Slurm is asked again about a pilot that waits, and then longer
+_MAY_BE_IDLE = {Stage.WAITING, Stage.WORKING, Stage.DRAINING}
 _NEVER_WORKED = {Stage.WAITING, Stage.STUCK}
 _CANCELLED_BY_BGD = {Stage.STUCK, Stage.HUNG, Stage.UNWATCHED}
 _CANCELLED = "Slurm says that its allocation was cancelled before it began: CANCELLED"

@@ -13,6 +13,10 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
+from itertools import islice
+from math import inf
+
+from msgspec.structs import replace
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
@@ -25,7 +29,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import settle
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
-from bgd.wire.launching import AttemptKey, AttemptUsage, Launch, NotStarted, SlurmStart
+from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptUsage, Launch, NotStarted, SlurmStart
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class PilotPool:
     Attributes:
         slurm, start: as configured last. Pilots of before keep what they were started with.
         controller_of: the controller that a SlurmStart means.
+        lead: seconds from the submission of a pilot to its start, as seen last.
     """
 
     def __init__(
@@ -58,11 +63,15 @@ class PilotPool:
         self._is_ending = False
         self._is_delayed = False  # until the journal can be written
         self._is_refused = False  # Slurm refuses more pilots for now
+        self.lead = 0.0
+        self._ended_at = -inf  # when the latest pilot did, on the elapsed clock
+        self._due = inf  # when a pilot has too little time left, on the elapsed clock
+        self._usual: dict[str, float] = {}  # the longest time that jobs took lately, by their names
         self._starts: dict[str, asyncio.Future[None]] = {}  # by the folders of pilots that wait in Slurm
         self._refusal: str | None = None  # why not, as logged last
         # a reset may have lost records: unknown attempts may run on pilots
         self._has_all_records = bool(context.journal.instance.covers)
-        self._reason = self.reason(Cause.PILOT)
+        self._cause = self._reason = self.reason(Cause.PILOT)  # why attempts wait, and with obstacles
         self._tidying = self.begin(self._release_leftovers())
         self._tidying.add_done_callback(lambda _: self.assign())
 
@@ -125,14 +134,49 @@ class PilotPool:
                 self._is_delayed = True
                 self.context.deadlines.after(_PAUSE, self._assign_later)
             return
-        shared = self._present
-        is_starting = any(each.is_starting for each in shared)
-        has_all = len(shared) >= self.start.nodes
-        if self.has_waiting and not (has_all or is_starting or self._is_refused or self._is_ending):
+        if (first := self.first) is None or self._is_ending:
+            return
+        self._tell()
+        shared, nodes = self._present, self.start.nodes
+        for pilot in shared:
+            pilot.close_if_spent()
+        times = [left for pilot in shared if (left := pilot.time_for(first, self.lead)) > 0.0]
+        starting = sum(pilot.is_starting for pilot in shared)
+        has_all = len(times) >= nodes or len(shared) >= 2 * nodes  # the others still have their nodes
+        if not (has_all or starting > len(shared) - len(times) or self._is_refused):
             self._begin(None, None)
+        if (due := elapsed() + min(times, default=inf)) < self._due:
+            self._due = due
+            self.context.deadlines.after(due - elapsed(), self._assign_later)
+
+    def need_of(self, attempt: PilotRun, limit: float) -> float:
+        """Return the seconds that an attempt may take of an allocation of `limit` seconds.
+
+        They are its time limit, or the longest that those of its name took lately, or else a quarter; never
+        more than three quarters, so that a new pilot takes it.
+        """
+        launch = attempt.launch
+        usual = self._usual.get(attempt.start.name)
+        need = limit / 4 if usual is None else _SLOWER * usual + _PAUSE
+        if launch.timeout:
+            need = launch.timeout + launch.grace
+        return min(need, limit * 3 / 4)
+
+    def note_wait(self, seconds: float) -> None:
+        """Record how long a pilot waited; it may have waited for the node of one that has just ended."""
+        is_handover = elapsed() - self._ended_at < _HANDOVER
+        self.lead = min(seconds, self.lead) if is_handover else seconds
+
+    def note_time(self, attempt: PilotRun, ended: AttemptEnded) -> None:
+        """Record how long an attempt took."""
+        if ended.run_seconds is not None:
+            if len(self._usual) >= _MOST_NAMES:
+                self._usual.clear()
+            before = self._usual.get(attempt.start.name, 0.0)
+            self._usual[attempt.start.name] = max(ended.run_seconds, before * _FORGETTING)
 
     def _assign_later(self) -> None:
-        self._is_delayed = False
+        self._is_delayed, self._due = False, inf
         self.assign()
 
     def _give_all(self) -> None:
@@ -195,6 +239,7 @@ class PilotPool:
     def ended(self, pilot: Pilot, problem: str | None, node: str) -> None:
         """Record that a pilot is gone; `problem`: why it never worked, None if it did; `node`: where."""
         self._drop(pilot)
+        self._ended_at = elapsed()
         own = pilot.own if pilot.own is not None and pilot.own.is_waiting else None
         if problem is not None:
             log.warning("executor %s: a pilot has ended: %s", self.start.executor, problem)
@@ -238,14 +283,24 @@ class PilotPool:
 
     def note_reason(self, reason: Reason) -> None:
         """Tell attempts that wait for any pilot the reason."""
-        self._reason = reason
-        for attempt in self._waiting.values():
-            attempt.wait_for(reason)
+        self._cause = reason
+        self._tell()
+
+    def _tell(self) -> None:
+        reason = self._cause
+        if reason.cause in {Cause.NODE, Cause.PILOT}:
+            obstacles = dict.fromkeys([reason.problem, *(pilot.obstacle for pilot in self._present)])
+            words = "; ".join(islice(filter(None, obstacles), _MOST_OBSTACLES))
+            reason = replace(reason, problem=words or None)
+        if reason != self._reason:
+            self._reason = reason
+            for attempt in self._waiting.values():
+                attempt.wait_for(reason)
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether an attempt waits for any pilot."""
-        return bool(self._waiting)
+    def first(self) -> PilotRun | None:
+        """The next attempt that waits for any pilot."""
+        return next(iter(self._waiting.values()), None)
 
     def start_of(self, folder: str) -> asyncio.Future[None]:
         """Return a future that is done within two seconds of the start of the pilot in this folder.
@@ -347,6 +402,11 @@ class PilotPool:
                 await folder.remove()
 
 
+_SLOWER = 1.2  # times the usual time
+_HANDOVER = 20.0  # seconds from the end of a pilot to the start of the next on its node
+_FORGETTING = 0.95  # of the longest time, with each that is shorter
+_MOST_NAMES = 4096
+_MOST_OBSTACLES = 3  # of pilots, that are told
 _TRIES = 3  # pilots that end before they work, until waiting attempts fail
 _LEFT_OUT = 600.0  # seconds to avoid a node on which a pilot failed
 _PAUSE = 1.0

@@ -164,8 +164,8 @@ class PilotRun:
         if self._pilot is not None:
             self._pool.acknowledge(self._pilot, self.launch.key)
 
-    def wait_for(self, reason: Reason) -> None:
-        """Report why it waits, if that is new."""
+    def wait_for(self, reason: Reason | None) -> None:
+        """Report why it waits, None: no longer, if that is new."""
         self._attempt.wait_for(reason)
 
     def refuse(self, problem: str) -> None:
@@ -264,6 +264,7 @@ class PilotRun:
         if reason is not None and outcome in _OF_A_STOP:
             outcome = reason
         may_have_run = ended.started_at is not None or ended.outcome in UNSEEN
+        self._pool.note_time(self, ended)
         log_bytes, log_problem = self._attempt.log_bytes, self._attempt.log_problem
         if log_problem is None and ended.log_bytes > log_bytes:
             log_problem = f"{ended.log_bytes - log_bytes} bytes are missing: they were lost with its pilot"

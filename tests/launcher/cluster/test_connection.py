@@ -67,6 +67,7 @@ async def test_a_pilot_is_kept_alive_until_it_is_silent(monkeypatch):
         store="9f2c",
     )
     pool.connected = lambda _: None
+    pool.begin, pool.first, pool.assign = lambda action: action.close(), None, lambda: None
     start = PilotStart(executor="x", nodes=1, options=[], keep_idle=600.0, cpus=1, memory=1)
     slurm = SlurmStart(folder="/shared", python="python3", options=[], pilot=start)
     pilot = Pilot(cast("PilotPool", pool), slurm, "pilot", 77, None)

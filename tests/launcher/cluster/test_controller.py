@@ -75,21 +75,41 @@ async def asked():
 
 async def test_all_who_ask_at_a_time_share_an_answer(asked):
     controller, answer, ran = asked
-    answer["squeue"] = "7|a|PENDING|Resources\n8|b|RUNNING|None\nnonsense\n"
+    answer["squeue"] = "7|a|PENDING|main|2:00|2:00|Resources\n8|b|RUNNING|main|2:00|1:30|None\nnonsense\n"
 
     first, second = await asyncio.gather(controller.jobs(), controller.jobs())
 
     assert first == second
     assert len(ran) == 1
-    assert {name: (job.number, job.state, job.waits_for) for name, job in first.items()} == {
+    assert {name: (job.number, job.state, controller.why_pending(job)) for name, job in first.items()} == {
         "a": ("7", "PENDING", "Resources"),
         "b": ("8", "RUNNING", None),
     }
+    assert (first["b"].limit, first["b"].ends_at) == (120.0, controller.asked_at + 89.0)
+
+
+async def test_a_job_that_lacks_nodes_is_told_what_their_admins_say(asked):
+    controller, answer, ran = asked
+    lacks = "ReqNodeNotAvail, UnavailableNodes:n[1-5]"
+    answer["squeue"] = f"7|bgd-a|PENDING|main|2:00|2:00|{lacks}\n8|x|RUNNING|high|2:00|2:00|None\n"
+    answer["sinfo"] = "n1|drained*|disk | fan\nn1|drained*|disk | fan\nn2|maint|none\nnonsense\n"
+
+    jobs = await controller.jobs()
+
+    assert [argv[0] for argv in ran] == ["squeue", "sinfo"]
+    assert "--partition=main" in ran[1]
+    assert controller.why_pending(jobs["bgd-a"]) == (
+        f"{lacks}; maintenance of node n1 (drained*): disk | fan; maintenance of node n2 (maint): none"
+    )
+    await controller.jobs()
+    assert [argv[0] for argv in ran] == ["squeue", "sinfo", "squeue"]  # nodes are asked for less often
 
 
 async def test_fifty_cancels_are_one_request_by_number(asked):
     controller, answer, ran = asked
-    answer["squeue"] = "".join(f"{number}|job{number}|PENDING|Priority\n" for number in range(60))
+    answer["squeue"] = "".join(
+        f"{number}|job{number}|PENDING|main|2:00|2:00|Priority\n" for number in range(60)
+    )
 
     await asyncio.gather(*(controller.cancel(f"job{number}") for number in range(50)))
 
@@ -99,7 +119,9 @@ async def test_fifty_cancels_are_one_request_by_number(asked):
 
 async def test_a_signal_for_the_steps_of_a_job_leaves_out_how_it_is_reached(asked):
     controller, answer, ran = asked
-    answer["squeue"] = "7|a|RUNNING|None\n7.batch|batch|x\n7.0|bgd-relay|x\n7.1|one|x\n71.2|two|x\n"
+    answer["squeue"] = (
+        "7|a|RUNNING|main|2:00|1:30|None\n7.batch|batch|x\n7.0|bgd-relay|x\n7.1|one|x\n71.2|two|x\n"
+    )
 
     await controller.signal_steps("a", 19, "bgd-relay")
 

@@ -182,7 +182,7 @@ def test_a_killed_job_was_not_ended_by_slurm_if_only_bgd_cancelled_its_pilot(sup
     """A busy controller may list a pilot as running for a while after its end."""
     cancelled = slurm.folder / "cancelled"
     squeue, scancel = slurm.folder / "squeue", slurm.folder / "scancel"
-    listed = f'[ -e {cancelled} ] || echo "${{job##*/}}|$name|RUNNING|None"'
+    listed = f'[ -e {cancelled} ] || echo "${{job##*/}}|$name|RUNNING|main|UNLIMITED|UNLIMITED|None"'
     lines = squeue.read_text().replace("FAILED|n1", "CANCELLED|n1").splitlines()
     found = [f"    read -r name pid <$job; {listed}" if "read -r" in each else each for each in lines]
     squeue.write_text("\n".join(found) + "\n")

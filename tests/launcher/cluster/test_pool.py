@@ -57,7 +57,14 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
         context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.pilot_start)
     )
     pilot = SimpleNamespace(
-        own=None, slurm=slurm.pilot_start, is_starting=False, has_room=lambda _: True, give=give
+        own=None,
+        slurm=slurm.pilot_start,
+        is_starting=False,
+        has_room=lambda _: True,
+        give=give,
+        obstacle="",
+        time_for=lambda *_: inf,
+        close_if_spent=lambda: None,
     )
     pool._shared["pilot"] = cast("Pilot", pilot)
     for _ in range(3):
@@ -76,7 +83,7 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
 async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = [{"pilot": SlurmJob("77", "RUNNING", "None")}]
+    answers = [{"pilot": SlurmJob("77", "RUNNING", "main", inf, inf, "None")}]
     ends: list[AttemptEnded] = []
 
     async def do_nothing(*_: object) -> None:
@@ -105,6 +112,8 @@ async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(
         start=SimpleNamespace(keep_idle=600.0),
         reason=lambda *_: None,
         ended=lambda *_: None,
+        assign=lambda: None,
+        first=None,
     )
     pilot = pilot_in(pool, "pilot")
     pilot.stage, pilot.node = Stage.WORKING, PilotNode(name="n1")
@@ -158,7 +167,13 @@ def a_pool(**more: object) -> SimpleNamespace:
 
 def a_controller(**more: object) -> SimpleNamespace:
     return SimpleNamespace(
-        idle={}, short=set(), note_shortage=lambda *_, **__: None, silent_since=None, **more
+        idle={},
+        short=set(),
+        unusable={},
+        nodes_asked_at=-inf,
+        note_shortage=lambda *_, **__: None,
+        silent_since=None,
+        **more,
     )
 
 
