@@ -42,6 +42,7 @@ Fact = tuple[str, Value]  # label and value
 
 def facts_of(view: JobView) -> list[Fact]:
     """Return the options of a job and its submit time, without its program and name."""
+    after = [*view.after, *view.after_any]
     return _known(
         ("queue", Listed("queue", [view.queue])),
         ("priority", str(view.priority)),
@@ -61,6 +62,7 @@ def facts_of(view: JobView) -> list[Fact]:
         ("limits", ", ".join(map(" ".join, options_of(view, "limit")))),
         *options_of(view, "label"),
         ("leftovers", "left running" if view.keep_leftovers else ""),
+        ("after", f"job {number_ranges(after)}" if set(after) != set(view.waits_for) else ""),
         ("follows", str(view.cause) if view.cause else ""),
         ("follow-up", f"job {number_ranges(view.follow_ups)}" if view.follow_ups else ""),
         ("submitted", Instant(view.created_at)),

@@ -46,6 +46,18 @@ def test_show_prints_text_for_people(daemon):
     assert "\nAttempt 1: exit code 3\n" in sheet
 
 
+def test_show_names_the_jobs_that_a_job_was_to_wait_for_once_it_no_longer_waits(daemon):
+    first = daemon.submit("--hold", "false")
+    second = daemon.submit("--after", first, "true")
+    while_blocked = daemon.bgctl("show", second).stdout
+    daemon.bgctl("release", first)
+    daemon.bgctl("wait", second)
+
+    assert f"waits      for job {first}" in while_blocked
+    assert "after " not in while_blocked
+    assert f"after      job {first}" in daemon.bgctl("show", second).stdout
+
+
 def test_show_prints_durations_as_they_were_given(daemon):
     job_id = daemon.submit("--hold", "--retries", "2", "--retry-delay", "5s", "--timeout", "8s", "true")
 

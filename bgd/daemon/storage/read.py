@@ -550,6 +550,16 @@ def waits_of(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[int, list[i
     return {job: [*spec.after, *spec.after_any] for job, spec in plain_specs(db, job_ids).items()}
 
 
+def dependents_of(db: sqlite3.Connection, job_ids: Sequence[int], limit: int) -> dict[int, list[int]]:
+    """Return which jobs wait, or waited, for each of these to succeed, at most `limit` in all."""
+    dependents: dict[int, list[int]] = {job: [] for job in job_ids}
+    for source, job in islice(
+        rows_of(db, "SELECT source, job FROM dependents WHERE source IN", job_ids), limit
+    ):
+        dependents[source].append(job)
+    return dependents
+
+
 def cancelled_with(
     db: sqlite3.Connection, causes: Sequence[JobId], limit: int
 ) -> tuple[dict[JobId, JobId], set[JobId]]:

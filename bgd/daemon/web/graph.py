@@ -43,11 +43,20 @@ def jobs_behind(some_dependents_of: Callable[[JobId, int], tuple[int, list[JobId
 def graph_of(db: sqlite3.Connection, job: int, behind: Links) -> dict[str, Any] | None:
     """Return the boxes and lines of the picture; None: the job waits for none, and none waits for it.
 
-    `others`: the jobs that it leaves out, with the address of their list; `removed`: how many there were.
+    `behind`: the unfinished jobs that wait for it; finished ones that waited are read, such as those that
+    were cancelled because of it. `others`: the jobs that it leaves out, with the address of their list;
+    `removed`: how many there were.
     """
     before = _follow(job, lambda jobs: read.waits_of(db, jobs))
-    depths = {each: -depth for each, depth in _depths(job, _nearest(before)).items()}
-    depths |= _depths(job, _nearest(behind))
+    unfinished = behind
+
+    def next_of(jobs: list[int]) -> Links:
+        links = read.dependents_of(db, jobs, MAX_FOLLOWED)
+        return {each: [*dict.fromkeys(unfinished.get(each, []) + links[each])] for each in jobs}
+
+    behind = _follow(job, next_of)
+    depths = _depths(job, _nearest(behind))
+    depths |= {each: -depth for each, depth in _depths(job, _nearest(before)).items()}
     known = read.names_and_states(db, list(depths))
     places = _places({each: depth for each, depth in depths.items() if each in known})
     lines = {(earlier, each) for each, waits in before.items() for earlier in waits}

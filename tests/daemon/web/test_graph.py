@@ -80,6 +80,17 @@ async def test_a_long_chain_and_very_many_followers_are_counted_too(store, monke
     assert (await drawn(store, 9))["url"] is None
 
 
+async def test_jobs_that_were_cancelled_because_of_a_job_stay_in_its_picture(store):
+    await put(store, new(1), new(2, after=(1,)), new(3, after=(2,)), new(4, after_any=(3,)))
+    await move(store, 1, State.FAILED)
+    for job in (2, 3):
+        await move(store, job, State.CANCELLED)
+
+    assert [job for job, *_ in (await drawn(store, 1))["boxes"]] == [1, 2, 3]
+    assert [job for job, *_ in (await drawn(store, 2))["boxes"]] == [1, 2, 3]
+    assert [job for job, *_ in (await drawn(store, 3, {3: [4], 4: []}))["boxes"]] == [1, 2, 3, 4]
+
+
 async def test_removed_jobs_are_counted_and_a_circle_of_finished_ones_ends(store):
     await put(store, new(1, after=(2, 9)), new(2, after=(1,)))
 
