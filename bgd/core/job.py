@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import NewType
 
@@ -261,6 +262,12 @@ class Verb(Struct, frozen=True, kw_only=True):
     has_fields: bool = False
     help: str = ""
     examples: tuple[str, ...] = ()
+
+    def states_in(self, named: Collection[State]) -> frozenset[State]:
+        """Return the states of jobs that it is for in a selection of these; all of them: it names none."""
+        return (
+            (self.usual or self.states) if len(set(named)) == len(State) else self.states & frozenset(named)
+        )
 
 
 _RUNNING = frozenset({State.RUNNING})

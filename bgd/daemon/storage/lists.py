@@ -45,8 +45,7 @@ _BY_INTEREST = (ACTIVE, WAITING, FINAL)
 def selected_by(where: Selection, verb: Verb, now: float) -> Filter:
     """Return the filter for those of the selected jobs that a verb applies to; raise as `asked_by`."""
     wanted = asked_by(where, now)
-    names_no_states = where.states is None and wanted.states == ALL_STATES
-    states = verb.states & set(verb.usual or verb.states if names_no_states else wanted.states)
+    states = verb.states_in(wanted.states) if where.states is None else verb.states & set(wanted.states)
     suspended = wanted.suspended if where.suspended is None else where.suspended
     if verb.suspended is not None and suspended is not None and verb.suspended != suspended:
         states -= {State.RUNNING}

@@ -62,7 +62,6 @@ BUTTONS: dict[str, Button] = {
     "cancel": _button("cancel", asks=True),
     "remove": _button("remove", asks=True),
 }
-_FAILED = {State.FAILED, State.CANCELLED}  # that `retry` takes, unless the filter says otherwise
 
 
 def offered(view: JobView) -> list[tuple[str, Button]]:
@@ -137,8 +136,8 @@ async def _control(site: Site, queue: str | None, answer: dict[str, object], **c
 
 def states_acted_on(name: str, wanted: Filter) -> frozenset[State]:
     """Return the states of the jobs that an action on all that match is for."""
-    named = frozenset(wanted.states)
-    return named & (_FAILED if name == "retry" and named == set(State) else _button_of(name).states)
+    button = _button_of(name)
+    return button.states & VERBS[button.verb].states_in(wanted.states)
 
 
 def _affected(request: HttpRequest, name: str) -> tuple[Filter, list[JobId] | None]:

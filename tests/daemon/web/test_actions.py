@@ -116,14 +116,19 @@ def test_what_cannot_be_done_says_why(client, browser, path, status, message):
 def test_all_that_match_are_retried_and_others_are_not(client, browser):
     failed = client.submit_many([{"argv": ["/bin/false"], "queue": "many"}] * 5)
     others = [client.submit(["/bin/false"], queue="other"), client.submit(["/bin/true"], queue="many")]
+    cancelled = client.submit(["/bin/true"], queue="many", hold=True)
+    cancelled.cancel()
     client.wait([*failed, *others], timeout=DEADLINE)
     client.pause("many")
 
     path = "/job-logs/all/retry?queue=many"
+    page = browser.get("/job-logs?q=queue:many").text
+    assert re.search(r">Retry all 5 that match…<", page)
+    assert browser.json("/job-logs/all/retry?q=queue:many+state:cancelled") == {"count": 1}
     assert browser.json(path) == {"count": 5}
     assert progress_of(post(browser, path)) == [{"done": 5, "of": 5, "refused": 0, "why": []}, {"end": True}]
     assert {client.job(job.id).state for job in failed} == {"queued"}
-    assert [client.job(job.id).state for job in others] == ["failed", "succeeded"]
+    assert [client.job(job.id).state for job in [*others, cancelled]] == ["failed", "succeeded", "cancelled"]
     client.resume("many")
 
 
