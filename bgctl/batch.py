@@ -62,6 +62,11 @@ if TYPE_CHECKING:
 STDIN = "-"
 _VERBS_ELSEWHERE = {"delete", "info", "logs", "progress", "remove", "status"}
 MAX_LINES = 2**53
+_UNSUCCESSFUL = {  # what became of one line and of several, besides failures
+    Standing.CANCELLED: ("was cancelled while it ran", "were cancelled while they ran"),
+    Standing.UNSTARTED: ("was cancelled before it started", "were cancelled before they started"),
+    Standing.LOST: ("was deleted, outcome unknown", "were deleted, outcome unknown"),
+}
 _FOLLOW_UP, _WORDS = TYPES[FollowUp], "'CMD ARGS'"
 
 
@@ -442,22 +447,19 @@ class Batch:
             raise type(ends.error)(f"{ends.error}; {self.how_far()}")
         if ends.is_halted:
             say(f"halted: no line after {self._sender.last % ROUND} was queued{self._what_waits(ends)}")
-        failed, unstarted, lost = (
-            ends.counts[each] for each in (Standing.FAILED, Standing.UNSTARTED, Standing.LOST)
-        )
         jobs = counted(ends.jobs, "job")
-        if failed:
+        again = "" if self._log is None else "; --retry-failed reruns them"
+        if failed := ends.counts[Standing.FAILED]:
             named = ends.first_failed()
             word, lines = "lines" if failed > 1 else "line", ", ".join(map(str, named))
             more = ", ..." if failed > len(named) else ""
-            again = "" if self._log is None else "; --retry-failed reruns them"
             say(f"{failed} of {jobs} failed: {word} {lines}{more}{again}")
-        if unstarted:
-            say(f"{unstarted} of {jobs} cancelled before they started")
-        if lost:
-            say(f"{lost} of {jobs} deleted, outcome unknown")
+        for standing, (one, several) in _UNSUCCESSFUL.items():
+            if count := ends.counts[standing]:
+                rerun = "" if standing is Standing.UNSTARTED else again
+                say(f"{count} of {jobs} {one if count == 1 else several}{rerun}")
         has_problem = self._log is not None and self._log.finish() is not None
-        return FAILED if failed or unstarted or lost or has_problem else 0
+        return FAILED if has_problem or ends.counts[Standing.SUCCEEDED] < ends.jobs else 0
 
     def _what_waits(self, ends: Ends) -> str:
         """Say how to continue or close a halted batch that stays open."""

@@ -42,14 +42,15 @@ class Standing(IntEnum):
     NEW = 0  # it never became a job
     UNFINISHED = 1
     SUCCEEDED = 2
-    FAILED = 3  # it ran, and did not succeed
+    FAILED = 3
     UNSTARTED = 4  # it was cancelled before it started
     LOST = 5  # its job was deleted, and the joblog does not have it
+    CANCELLED = 6  # while it ran
 
 
 def runs_again(standing: Standing, *, retry_failed: bool) -> bool:
     """Return whether a line of a batch that is resumed has to run; otherwise what there is counts."""
-    if standing in (Standing.FAILED, Standing.LOST):
+    if standing in (Standing.FAILED, Standing.CANCELLED, Standing.LOST):
         return retry_failed
     return standing in (Standing.NEW, Standing.UNSTARTED)
 
@@ -60,8 +61,10 @@ def standing_of(job: Job) -> Standing:
             return Standing.SUCCEEDED
         case State.CANCELLED if job.attempt == 0 or job.reason == CANCELLED_BEFORE_START:
             return Standing.UNSTARTED
-        case State.FAILED | State.CANCELLED:
+        case State.FAILED:
             return Standing.FAILED
+        case State.CANCELLED:
+            return Standing.CANCELLED
         case State.HELD | State.BLOCKED | State.SCHEDULED | State.QUEUED | State.RUNNING | State.STOPPING:
             return Standing.UNFINISHED
 
@@ -193,7 +196,8 @@ def look_up(daemon: Client, runs: list[Run], known: Known, on_end: Callable[[int
     for job in _jobs_of(daemon, lines, known):
         for line in lines.of(job.id):
             standing = standing_of(job)
-            if standing is not known[line] and standing in (Standing.SUCCEEDED, Standing.FAILED):
+            row = Standing.FAILED if standing is Standing.CANCELLED else standing  # as the log says it
+            if row is not known[line] and row in (Standing.SUCCEEDED, Standing.FAILED):
                 on_end(line, job)
             known.set(line, standing, fingerprint(command_of(job)))
             latest[line] = -job.id  # negative: it counts

@@ -264,7 +264,7 @@ def test_a_halted_batch_starts_nothing_more_and_resume_runs_the_rest(daemon):
     assert said == (
         "bgctl: halted: no line after 3 was queued; --resume runs what has not\n"
         "bgctl: 1 of 3 jobs failed: line 1; --retry-failed reruns them\n"
-        "bgctl: 1 of 3 jobs cancelled before they started\n"
+        "bgctl: 1 of 3 jobs was cancelled before it started\n"
     )
     assert [row[0] for row in rows(daemon, "halt.log")] == ["1", "2"]
     assert "(not started)" in daemon.bgctl("batch", "show", "halted").stdout
@@ -339,7 +339,8 @@ def test_now_cancels_what_runs_and_ends_a_batch_that_waits_for_lines(daemon):
     assert running.wait(DEADLINE) == 1
     assert re.sub("cancel [0-9]+", "cancel ID", said) == (
         "bgctl: halted: no line after 2 was queued; `bgctl batch cancel ID` closes the batch\n"
-        "bgctl: 2 of 2 jobs failed: lines 1, 2\n"
+        "bgctl: 1 of 2 jobs failed: line 2\n"
+        "bgctl: 1 of 2 jobs was cancelled while it ran\n"
     )
 
 

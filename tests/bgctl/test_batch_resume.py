@@ -158,7 +158,7 @@ def test_where_jobs_were_deleted_the_joblog_counts(daemon, batch):
     assert resumed.returncode == 1
     assert resumed.stderr == (
         "bgctl: 1 of 4 jobs failed: line 2; --retry-failed reruns them\n"
-        "bgctl: 1 of 4 jobs deleted, outcome unknown\n"
+        "bgctl: 1 of 4 jobs was deleted, outcome unknown; --retry-failed reruns them\n"
     )
     assert batch.traces() == ["a", "b", "c", "d"]
     changed = batch(leaving("new") + text, "--resume")
@@ -199,7 +199,7 @@ def test_a_program_that_is_gone_does_not_keep_later_lines_from_running(batch, tm
 def test_a_line_still_waits_for_the_job_that_it_was_to_follow(daemon, batch, tmp_path):
     before = daemon.bgctl("submit", "--wait", "sh", "-c", "test -e mended", cwd=tmp_path).stdout.strip()
     first = batch(leaving("a"), "--after", before)
-    assert first.stderr == "bgctl: 1 of 1 job cancelled before they started\n"
+    assert first.stderr == "bgctl: 1 of 1 job was cancelled before it started\n"
 
     resumed = batch(leaving("a"), "--after", before, "--resume")
     assert (resumed.returncode, resumed.stderr) == (1, first.stderr)

@@ -193,6 +193,7 @@ def test_a_line_of_a_batch_that_is_resumed_runs_again_if_it_never_ran_or_failed(
         Standing.NEW,
         Standing.UNSTARTED,
         Standing.FAILED,
+        Standing.CANCELLED,
         Standing.LOST,
     }
 
