@@ -58,7 +58,7 @@ ROOMS = {
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts"
     " bgd.startup bgd.systemd bgd.wire"
-    " bgd.worker.WORKER",
+    " bgd.launcher.journal.read bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
     " bgd.core.explain.Cause bgd.core.explain.Reason"
     " bgd.errors bgd.frames bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams"

@@ -20,6 +20,7 @@ from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
+from bgd.daemon.launching import journal_positions
 from bgd.daemon.logs import highest_job
 from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import (
@@ -350,8 +351,7 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
         raise StoreBroken(f"{problem}; there is no intact backup: {tried}")
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
-    launcher = f"{clock.boot_id()}:before-recovery"
-    restored = recovery.restore(new, backup, path, highest, launcher, stamp)
+    restored = recovery.restore(new, path, highest, journal_positions(config.daemon.state_dir), stamp)
     yield f"{problem}" + (f"; it is kept as {restored.aside}" if restored.aside else "")
     yield from (f"skipped: {each}" for each in problems)
     yield from _report(backup, restored, highest)

@@ -23,6 +23,7 @@ from bgd.daemon.folder import bind_unix_socket
 from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError, Refused
 from bgd.frames import FrameWriter
+from bgd.launcher.journal import read as read_journal
 from bgd.paths import lock_error
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
@@ -411,6 +412,13 @@ class LauncherLink:
         program = [sys.executable, "-P", "-m", "bgd.launcher"]
         folders = ["--state", str(self._state_dir), "--logs", self._log_dir]
         return [*program, *folders, "--lock-fd", str(lock_fd), "--listen-fd", str(listen_fd)]
+
+
+def journal_positions(state_dir: str) -> dict[str, int]:
+    """Return the newest event that the launcher has noted of each store, even if no launcher runs."""
+    with contextlib.suppress(OSError):  # it answers what it knows when it is greeted
+        return read_journal(Path(state_dir, "launcher.journal")).positions
+    return {}
 
 
 async def _readable(connection: socket.socket) -> None:

@@ -19,7 +19,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
-from bgd import clock
 from bgd.clock import now
 from bgd.config import Config
 from bgd.daemon import doctor, folder, threads
@@ -30,7 +29,7 @@ from bgd.daemon.control.inboxes import Inboxes
 from bgd.daemon.control.reads import ReadHandler
 from bgd.daemon.folder import FolderWatch
 from bgd.daemon.job_actions import JobActions
-from bgd.daemon.launching import DatabaseOutdated, LauncherLink
+from bgd.daemon.launching import DatabaseOutdated, LauncherLink, journal_positions
 from bgd.daemon.logs import highest_job
 from bgd.daemon.notifications import Notifications
 from bgd.daemon.queue_controls import most_slots
@@ -100,10 +99,10 @@ async def serve(config: Config, context: StartupContext) -> None:
             if watch := await _serve(config, store, context):
                 signal.setitimer(signal.ITIMER_REAL, 0)  # that may take long
                 saved = await _save_unlinked(config, store)
-        except BaseExceptionGroup as group:
-            for error in leaf_errors(group):
+        except (DatabaseOutdated, BaseExceptionGroup) as failure:
+            for error in leaf_errors(failure):
                 if isinstance(error, DatabaseOutdated):  # only now have all writes to it ended
-                    raise await _mark_outdated(config, store, error.position) from group
+                    raise await _mark_outdated(config, store, error.position) from failure
             raise
         finally:
             await store.close()
@@ -169,7 +168,7 @@ class _Daemon:
             supervisor.run(), supervisor.log_cleaner.run(), self._retention.run(), self._backups.run()
         )
         self._begin(link.run(supervisor), manager.ping_watchdog())
-        # the launcher's answer reveals an older copy of the database, which must not give out ids before
+        # a launcher that has lost its journal still reveals an older copy, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
         await self._schedules.clock.load()
         await self._notifications.load()
@@ -338,7 +337,14 @@ class _Daemon:
 
 
 async def _restore(config: Config, store: Store, context: StartupContext) -> tuple[Supervisor, JobActions]:
-    """Load all jobs from the store, before anything starts."""
+    """Load all jobs from the store, before anything starts.
+
+    Raises:
+        DatabaseOutdated: the launcher's journal knows later events.
+    """
+    positions = await asyncio.to_thread(journal_positions, config.daemon.state_dir)
+    if (position := positions.get(store.store_id, 0)) > store.position:
+        raise DatabaseOutdated(position)
     space = DiskSpace(config.daemon.state_dir, config.daemon.min_free)
     generation = await space.retry_while_full(partial(store.write, begin_generation))
     link = LauncherLink(
@@ -389,8 +395,8 @@ def _restore_name(config: Config, saved: str, *, is_free: bool) -> StoreBroken:
 
 async def _mark_outdated(config: Config, store: Store, position: int) -> StoreBroken:
     """Let the next start hold waiting jobs of an old copy of the database; return the error about it."""
-    launcher = f"{clock.boot_id()}:before-recovery"
-    marked = await store.write(recovery.mark_as_outdated, position, launcher)
+    known_id = await asyncio.to_thread(highest_job, config.log_dir)
+    marked = await store.write(recovery.mark_as_outdated, known_id, position)
     return StoreBroken(
         f"database {config.daemon.state_dir}/bgd.db is an older copy: the launcher has run jobs that it does"
         f" not know. Held, because they may have run since: {counted(marked.held, 'job')}. Paused:"

@@ -106,6 +106,65 @@ def test_an_older_copy_uses_no_id_twice(home):
     assert home.bgctl("shutdown").returncode == 0  # of the daemon that bgctl has started
 
 
+def test_an_older_copy_is_noticed_while_the_launcher_does_not_answer(home):
+    with home.client() as client:
+        client.submit(["sleep", "600"])
+        copy = backed_up(home)
+        client.submit(["true"]).wait(DEADLINE)
+        launcher = client.info().launcher_pid
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        put_back(home, copy)
+        assert "is an older copy" in refused_start(home)
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+    home.start()
+
+
+def recovered(home, copy):
+    """Stop bgd, lose its database, and have `bgd --recover` restore the copy; return its report."""
+    home.process.send_signal(signal.SIGTERM)
+    home.process.wait(DEADLINE)
+    for lost in home.state_dir.glob("bgd.db*"):
+        lost.unlink()
+    command = [sys.executable, "-P", "-m", "bgd", "--recover", str(copy)]
+    return subprocess.check_output(command, env=home.env, cwd=home.folder, text=True, timeout=DEADLINE)
+
+
+def put_back_and_refused(home, copy):
+    put_back(home, copy)
+    return refused_start(home)
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [put_back_and_refused, put_back_and_refused],
+        [recovered, put_back_and_refused],
+        [put_back_and_refused, recovered],
+        [recovered, recovered],
+    ],
+)
+def test_the_same_copy_put_back_twice_uses_no_id_twice_although_no_job_wrote_a_log(home, ways):
+    with home.client() as client:
+        client.submit(["sleep", "600"])  # keeps the launcher alive, which knows the jobs it runs
+        copy = backed_up(home)
+        ids = {client.submit(["sleep", "600"]).id}
+    for number, replace in enumerate(ways):
+        report = replace(home, copy)
+        home.start()
+        with home.client() as client:
+            script = f"until [ -e go{number} ]; do sleep 0.05; done; touch ran{number}"
+            job = client.submit(["sh", "-c", script], cwd=str(home.folder))
+            assert job.id not in ids
+            assert f"new jobs get ids from {job.id} on" in report.lower()
+            ids.add(job.id)
+            (home.folder / f"go{number}").touch()
+            job.wait(DEADLINE)
+            assert (home.folder / f"ran{number}").exists()
+            ids.add(client.submit(["sleep", "600"]).id)
+
+
 def test_a_job_that_ran_at_the_time_of_the_copy_and_has_ended_since_is_not_run_again(home):
     with home.client() as client:
         client.submit(["sleep", "600"])

@@ -12,13 +12,14 @@ import shutil
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bgd import clock
 from bgd.core.job import ACTIVE, WAITING, JobId, State
 from bgd.daemon.storage import read, unreadable
 from bgd.daemon.storage.change_stream import NO_EVENTS, newest_event
@@ -37,7 +38,7 @@ from bgd.daemon.storage.database import (
 from bgd.daemon.storage.records import pack_policy, unpack_policy
 from bgd.daemon.storage.schema import VERSION, check, open_readable, open_writable, version_of
 
-MARGIN = 1_000_000  # ids of jobs, and of events, that may have been given out after the last known one
+MARGIN = 1_000_000  # ids that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)
 _MAX_PLAUSIBLE_ID = 2**48  # a higher id in a damaged file is part of the damage
 
@@ -245,23 +246,18 @@ def highest_id_in(path: str) -> int:
     return highest
 
 
-def restore(
-    new: str, backup: DatabaseCopy, path: str, last_id: int, launcher: str, stamp: str
-) -> RecoveryResult:
-    """Put `new`, a copy of the backup, in the database's place, changed so that nothing runs twice.
+def restore(new: str, path: str, known_id: int, positions: Mapping[str, int], stamp: str) -> RecoveryResult:
+    """Put `new`, a copy of a backup, in the database's place, marked as outdated, so that nothing runs twice.
 
     Move the damaged database aside, under a name with this stamp, once the copy is complete.
 
-    Mark it, so that the next start holds the jobs that waited, and pause its schedules. Assign the attempts
-    that ran to `launcher`, the id of an instance that no longer exists: unless the launcher that runs now
-    knows them, their outcome is unknown. Do not rerun those jobs automatically. Continue with new event ids.
-    `last_id`: the highest job id that is known.
+    `known_id`: the highest job id that is known. `positions`: the highest event that the launcher knows of
+    each store.
     """
     with closing(open_writable(new)) as db:
         rows = unreadable.in_words(unreadable.set_aside(db))
-        with transaction(db):
-            result = _mark_outdated(db, last_id + MARGIN, last_id + MARGIN - backup.last_id, launcher)
-            db.execute("UPDATE meta SET generation = generation + ?", (_GENERATIONS,))
+        (store,) = db.execute("SELECT store_id FROM meta").fetchone()
+        result = mark_as_outdated(db, known_id, positions.get(store, 0))
     fsync_path(new)
     aside = move_aside(path, stamp)
     Path(new).rename(path)
@@ -269,14 +265,41 @@ def restore(
     return replace(result, aside=aside, unreadable=rows)
 
 
-def mark_as_outdated(db: sqlite3.Connection, position: int, launcher: str) -> RecoveryResult:
-    """Change the database in use as `restore` changes a backup: it is an older copy of itself.
+def mark_as_outdated(db: sqlite3.Connection, known_id: int, position: int) -> RecoveryResult:
+    """Mark an older copy, so that the next start holds the jobs that waited, and pause its schedules.
 
-    `position`: the highest event id that was given out.
+    Assign the attempts that ran to a launcher that no longer exists: unless the launcher that runs now knows
+    them, their outcome is unknown. Do not rerun those jobs automatically.
+
+    Skip all ids of jobs, events, ends in inboxes and batches that may have been given out since the copy. A
+    new job makes an event, as does its end, so there were no more of those than of events. All skip the same
+    number: after this, too, no more ids than events are missing in a copy.
+
+    `known_id`: the highest job id that is known; `position`: the highest event.
     """
     with transaction(db):
-        skipped = max(position - newest_event(db), 0) + MARGIN
-        return _mark_outdated(db, read.last_id(db) + MARGIN, skipped, launcher)
+        last_id, newest = read.last_id(db), newest_event(db)
+        skipped = max(known_id - last_id, position - newest, 0) + MARGIN
+        db.execute("INSERT INTO events VALUES (?, ?)", (newest + skipped, NO_EVENTS))
+        db.execute(
+            "UPDATE meta SET is_outdated = 1, last_id = ?, generation = generation + ?",
+            (last_id + skipped, _GENERATIONS),
+        )
+        held = 0
+        for state in WAITING - {State.HELD}:
+            (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
+            held += jobs
+        db.execute("UPDATE inbox SET handed_out = handed_out + 1")
+        for table in ("inbox", "job_batches"):
+            (last,) = db.execute(_LAST_NUMBER, (table,)).fetchone()
+            db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            db.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, last + skipped))
+        paused = db.execute("UPDATE schedules SET paused = 1").rowcount
+        running = _disown(db)
+    return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id + skipped)
+
+
+_LAST_NUMBER = "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
 
 
 def jobs_to_hold(db: sqlite3.Connection) -> tuple[bool, dict[JobId, str]]:
@@ -340,33 +363,8 @@ def unused_bytes(path: str) -> int:
         return 0
 
 
-def _mark_outdated(db: sqlite3.Connection, last_id: int, skipped: int, launcher: str) -> RecoveryResult:
-    """Have the next start hold the jobs that wait, pause all schedules, and disown the attempts that ran.
-
-    Never give out this job id or a lower one, nor `skipped` event ids.
-
-    So the events of an earlier recovery, from this backup or another, have other ids as well.
-    """
-    db.execute("INSERT INTO events SELECT coalesce(max(last), 0) + ?, ? FROM events", (skipped, NO_EVENTS))
-    db.execute("UPDATE meta SET is_outdated = 1, last_id = ?", (last_id,))
-    held = 0
-    for state in WAITING - {State.HELD}:
-        (jobs,) = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (state.value,)).fetchone()
-        held += jobs
-    _mark_inbox(db)
-    paused = db.execute("UPDATE schedules SET paused = 1").rowcount
-    return RecoveryResult(held=held, paused=paused, running=_disown(db, launcher), last_id=last_id)
-
-
-def _mark_inbox(db: sqlite3.Connection) -> None:
-    """Mark all ends in inboxes as handed out, and skip numbers that lost ends may have had."""
-    db.execute("UPDATE inbox SET handed_out = handed_out + 1")
-    (last,) = db.execute("SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
-    db.execute("DELETE FROM sqlite_sequence WHERE name = 'inbox'")
-    db.execute("INSERT INTO sqlite_sequence VALUES ('inbox', ?)", (last + MARGIN,))
-
-
-def _disown(db: sqlite3.Connection, launcher: str) -> int:
+def _disown(db: sqlite3.Connection) -> int:
+    launcher = f"{clock.boot_id()}:before-recovery"
     jobs = [
         row
         for state in ACTIVE

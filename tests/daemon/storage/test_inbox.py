@@ -148,8 +148,10 @@ async def test_after_a_recovery_ends_count_as_handed_out_and_numbers_are_new(sto
     await put(store, new(1, session="one"), new(2, session="one"))
     if had_ends:
         await run(store, 1)
-    await store.write(recovery.mark_as_outdated, 0, "no launcher")
+    await store.write(recovery.mark_as_outdated, 0, 0)
     await run(store, 2)
 
     assert await events(store) == [(1, True), (2, False)][not had_ends :]
     assert await sql(store, "SELECT max(event) > 1000000 FROM inbox") == [(1,)]
+    batch_seq = "SELECT seq >= 1000000 FROM sqlite_sequence WHERE name = 'job_batches'"
+    assert await sql(store, batch_seq) == [(1,)]
