@@ -46,12 +46,12 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check bench bench-compare bench-slurm client man test test-long $(addprefix test-,$(PARTS)) simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins dist deb uninstall clean
+.PHONY: help setup blocking check bench bench-compare bench-slurm client man test test-long $(addprefix test-,$(PARTS)) simulate fuzz faults slurm-faults cron-oracle debian-packages demo cluster-demo pictures install pins dist deb uninstall clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: $(INSTALLED)  ## create .venv with bgd and the developers' tools
+setup: blocking  ## create .venv with bgd and the developers' tools
 
 # Tests start Python thousands of times. What setuptools installs to find packages in two folders, and distutils,
 # would be imported at every start: 17 ms, more than Python itself takes. A path and a link do as well.
@@ -64,23 +64,25 @@ $(INSTALLED): pyproject.toml
 		ln -sfn $(call quoted,$(CURDIR)/bgd/inside/bgd_job) bgd_job
 	touch $@
 
-check: $(INSTALLED)  ## check format, lint and types
+blocking: $(INSTALLED)
+	@$(BIN)/python setup.py
+
+check: blocking  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --explicit-package-bases bgd bgctl tests
 
-client: $(INSTALLED)  ## generate the blocking client and the types of job options
-	$(BIN)/python tests/client/blocking.py
+client: blocking  ## generate the types of job options, and the blocking client
 	$(BIN)/python tests/client/options.py
 
-man: $(INSTALLED)  ## generate the manual pages from the help texts
+man: blocking  ## generate the manual pages from the help texts
 	$(BIN)/python -m tests.docs.manual
 
 # The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. Background processes of a shell ignore Ctrl-C, those under nohup hangups; some tests need both: see `env`.
 PYTEST := $(BIN)/pytest --slow -p no:anyio
-test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full branch coverage
+test: blocking debian-packages  ## run all tests; core and wire need full branch coverage
 	@$(PYTEST) $(GUARD); failed=$$?; \
 	env --default-signal=HUP,INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
 		$(addprefix test-,$(PARTS)) || failed=1; \
@@ -89,29 +91,29 @@ test: $(INSTALLED) debian-packages  ## run all tests; core and wire need full br
 unexport MAKEFLAGS  # some tests run make, which would ask this one for leave
 unexport PYTHONDONTWRITEBYTECODE  # each pytest would rewrite the asserts of all of Hypothesis, which takes a second
 
-$(addprefix test-,$(filter-out pure-rooms,$(PARTS))): test-%: $(INSTALLED)
+$(addprefix test-,$(filter-out pure-rooms,$(PARTS))): test-%: blocking
 	$(PYTEST) $($*)
 
-test-pure-rooms: $(INSTALLED)
+test-pure-rooms: blocking
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest --slow $(PURE_TESTS)
 	$(BIN)/coverage report --show-missing --skip-covered --fail-under=100
 
 test-long: export HYPOTHESIS_PROFILE := long
 test-long: test  ## run all tests, with more and longer random histories
 
-simulate: $(INSTALLED)  ## simulate 200,000 random histories with crashes (HISTORIES=500: fewer; SEED=4711: repeat one)
+simulate: blocking  ## simulate 200,000 random histories with crashes (HISTORIES=500: fewer; SEED=4711: repeat one)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(INSTALLED)  ## fuzz everything that reads bytes, for TIME=600 seconds (TARGET=http: one target)
+fuzz: blocking  ## fuzz everything that reads bytes, for TIME=600 seconds (TARGET=http: one target)
 	$(BIN)/python -m tests.fuzz $(if $(TIME),--time $(TIME)) $(if $(TARGET),--target $(TARGET))
 
-faults: $(INSTALLED) debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
+faults: blocking debian-packages  ## run all fault series, for hours (SHARE=0.1: a tenth); writes docs/faults.md
 	$(BIN)/python -m tests.faults $(if $(SHARE),--share $(SHARE)) $(CASES)
 
-slurm-faults: $(INSTALLED) debian-packages  ## kill everything, and cut the power, while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
+slurm-faults: blocking debian-packages  ## kill everything, and cut the power, while 1,000 jobs run on Slurm (JOBS=200: fewer); writes docs/faults.md
 	$(BIN)/python -m tests.faults --share $(shell awk 'BEGIN { print $(or $(JOBS),1000) / 1000 }') tests/slurm/test_slurm_chaos.py tests/slurm/test_resets.py tests/slurm/test_site.py
 
-cron-oracle: $(INSTALLED) debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
+cron-oracle: blocking debian-packages  ## compare 1,000 crontab lines with Debian's cron, for some minutes (LINES=5000: more)
 	CRON_LINES=$(or $(LINES),1000) $(PYTEST) tests/cron
 
 debian-packages:
@@ -125,17 +127,17 @@ debian-packages:
 	fi; \
 	echo "*** NOT INSTALLED: $$missing. The tests that need it are SKIPPED. ***" >&2
 
-bench: $(INSTALLED)  ## measure bgd and its peers, for half an hour; writes docs/benchmarks.md (QUESTIONS="submit start", ROUNDS=1)
+bench: blocking  ## measure bgd and its peers, for half an hour; writes docs/benchmarks.md (QUESTIONS="submit start", ROUNDS=1)
 	$(BIN)/python -m tests.bench $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
 
-bench-compare: $(INSTALLED)  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
+bench-compare: blocking  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)
 	$(BIN)/python -m tests.bench.compare $(BASE) $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-bench-slurm: $(INSTALLED) debian-packages  ## measure ways to hand jobs to Slurm, and local jobs beside it, on two nodes (as root; EXECUTORS="cluster", ROUNDS=1)
+bench-slurm: blocking debian-packages  ## measure ways to hand jobs to Slurm, and local jobs beside it, on two nodes (as root; EXECUTORS="cluster", ROUNDS=1)
 	$(BIN)/python -m tests.bench.slurm $(EXECUTORS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
 	$(BIN)/python -m tests.bench.local_starts $(ROUNDS)
 
-demo: $(INSTALLED)  ## show a private daemon at work, with a kill -9
+demo: blocking  ## show a private daemon at work, with a kill -9
 	$(BIN)/python examples/demo.py
 
 install: PYTHONS := /usr/bin/python3 /usr/local/bin/python3 $(PYTHONS)
@@ -144,7 +146,7 @@ install:  ## install bgd and its units below PREFIX (/usr/local), for all users;
 	systemd/install.sh $(call quoted,$(PYTHON)) $(call quoted,$(DESTDIR)) $(call quoted,$(PREFIX)) $(call quoted,$(SYSCONFDIR))
 
 # One file for all versions of Python and all machines; setuptools is needed to build bgd
-pins: $(INSTALLED)  ## update the versions that `make install` installs
+pins: blocking  ## update the versions that `make install` installs
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^#/!d' systemd/requirements.txt; \
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml \
@@ -152,7 +154,7 @@ pins: $(INSTALLED)  ## update the versions that `make install` installs
 		--no-header --no-annotate pyproject.toml -; } >$(VENV)/pins
 	cp $(VENV)/pins systemd/requirements.txt
 
-dist: $(INSTALLED)  ## build the source package and the wheel of the last commit, in dist/
+dist: blocking  ## build the source package and the wheel of the last commit, in dist/
 	systemd/dist.sh $(BIN)/python dist
 
 deb:  ## build a Debian package in dist/, for this architecture and Python
@@ -161,10 +163,10 @@ deb:  ## build a Debian package in dist/, for this architecture and Python
 uninstall:  ## remove what `make install` installed; keep configuration, jobs and logs
 	systemd/uninstall.sh $(call quoted,$(DESTDIR)) $(call quoted,$(PREFIX))
 
-cluster-demo: $(INSTALLED) debian-packages  ## start a Slurm of two nodes, run jobs on it, and leave nothing behind (as root)
+cluster-demo: blocking debian-packages  ## start a Slurm of two nodes, run jobs on it, and leave nothing behind (as root)
 	$(BIN)/python -m tests.slurm.demo
 
-pictures: $(INSTALLED) debian-packages  ## take the screenshots in docs again
+pictures: blocking debian-packages  ## take the screenshots in docs again
 	$(BIN)/python -m tests.daemon.web.pictures
 
 clean:  ## remove .venv and all generated files

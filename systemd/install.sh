@@ -22,7 +22,7 @@ home=$stage$prefix/lib/bgd
 "$python" -m venv "$home"
 source=$(mktemp -d) # a build leaves files in its folder and uses those of an earlier build
 trap 'rm -rf "$source"' EXIT
-cp -R bgd bgctl docs systemd pyproject.toml README.md LICENSE "$source"
+cp -R bgd bgctl docs systemd setup.py pyproject.toml README.md LICENSE "$source"
 pip() { "$home/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 # This may run as root, so only files with the hashes in systemd/requirements.txt are downloaded. They include
 # setuptools, so building bgd downloads nothing else. Nor does oncalendar, which has no wheel.

@@ -12,7 +12,11 @@ import pexpect  # type: ignore[import-untyped]  # it has no types
 import pytest
 from hypothesis import settings
 
-from tests.support import DEADLINE, ROOT, WIDTH, Daemon, serving
+from setup import make_blocking_client
+
+make_blocking_client()  # what follows imports it
+
+from tests.support import DEADLINE, ROOT, WIDTH, Daemon, serving  # noqa: E402
 
 settings.register_profile("short", max_examples=30, stateful_step_count=30, deadline=None, print_blob=True)
 settings.register_profile(

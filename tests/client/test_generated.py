@@ -1,9 +1,10 @@
-"""The blocking client is generated from the asynchronous one, and imports no event loop."""
+"""The blocking client is made from the asynchronous one, and imports no event loop."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import shutil
 import subprocess
 import sys
 from types import FunctionType
@@ -11,14 +12,35 @@ from types import FunctionType
 import pytest
 
 from bgd import AsyncClient, AsyncJob, Client, Job
-from tests.client import blocking, options
+from setup import MODULES, PASSAGES, SOURCE, TARGET
+from tests.client import options
+from tests.support import ROOT
 
 
-@pytest.mark.parametrize("name", blocking.GENERATED)
-def test_what_is_committed_is_what_would_be_generated(name):
-    committed = (blocking.TARGET / f"{name}.py").read_text()
+@pytest.mark.parametrize("name", MODULES)
+def test_a_function_of_the_blocking_client_stands_in_the_line_of_its_source(name):
+    source, made = ((folder / f"{name}.py").read_text().splitlines() for folder in (SOURCE, TARGET))
+    definition = re.compile(r" *(?:async )?def (\w+)")
 
-    assert committed == blocking.blocking(name), "run `make client`"
+    assert len(made) == len(source)
+    for line, other in zip(source, made, strict=True):
+        names = [definition.match(text) for text in (line, other)]
+        assert len({name and name[1].replace("__a", "__") for name in names}) == 1, line
+    assert not re.search(r"\basync\b|\bawait\b|Async", "\n".join(made).replace("async_/", ""))
+
+
+def test_a_checkout_is_built_by_setup_alone(tmp_path):
+    for path in ("setup.py", *(f"bgd/client/async_/{name}.py" for name in MODULES)):
+        tmp_path.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    tmp_path.joinpath("bgd/client/blocking").mkdir()
+    tmp_path.joinpath("bgd/client/blocking/job.py").write_text("of an earlier commit")
+
+    subprocess.run([sys.executable, "-I", "-S", tmp_path / "setup.py"], cwd="/", check=True)
+
+    for name in MODULES:
+        path = f"bgd/client/blocking/{name}.py"
+        assert (tmp_path / path).read_text() == (ROOT / path).read_text()
 
 
 def test_the_types_of_job_options_are_what_would_be_generated():
@@ -26,9 +48,9 @@ def test_the_types_of_job_options_are_what_would_be_generated():
 
 
 def test_every_passage_to_replace_exists():
-    sources = "".join((blocking.SOURCE / f"{name}.py").read_text() for name in blocking.GENERATED)
+    sources = "".join((SOURCE / f"{name}.py").read_text() for name in MODULES)
 
-    assert [passage for passage in blocking.PASSAGES if passage not in sources] == []
+    assert [passage for passage in PASSAGES if passage not in sources] == []
 
 
 @pytest.mark.parametrize(("one", "other"), [(Client, AsyncClient), (Job, AsyncJob)])

@@ -17,6 +17,7 @@ import pytest
 from packaging.metadata import Metadata
 
 import bgd
+from setup import MODULES
 from tests.support import DEADLINE, ROOT, wait_until
 from tests.systemd.machine import Machine, why_not
 
@@ -41,7 +42,9 @@ def test_source_package_has_what_its_tests_need_and_nothing_that_git_does_not_kn
     wanted = {path for path in tracked.stdout.split("\n") if path and not path.startswith(".git")}
     units = {path for path in found_in(dist) if path.startswith("bgctl/units/")}
     made = {"PKG-INFO", "setup.cfg", *(path for path in found_in(dist) if path.startswith("bgd.egg-info/"))}
+    made |= {f"bgd/client/blocking/{name}.py" for name in MODULES}
 
+    assert made <= found_in(dist)
     assert found_in(dist) - units - made == wanted - {"bgctl/units"}
 
 
@@ -57,6 +60,7 @@ def test_wheel_has_types_units_pages_and_manuals(dist):
     units = {f"bgctl/units/{kind}/{name}" for kind in ("system", "user") for name in UNITS}
     assert {name for name in names if "units/" in name} == {*units, "bgctl/units/sysusers.conf"}
     assert {"bgd/py.typed", "bgd_job/py.typed", "bgctl/help.txt", "bgctl/agents/SKILL.md"} <= names
+    assert {f"bgd/client/blocking/{name}.py" for name in MODULES} <= names
     manuals = {name.rpartition("/")[2] for name in names if "/share/man/" in name}
     assert manuals == {"bgd.1", "bgctl.1", "bgd.toml.5"}
     for folder in ("bgd/daemon/web/static", "bgd/daemon/web/templates"):

@@ -1,1 +1,1 @@
-"""The client for programs that wait in threads; most of it is generated from `bgd.client.async_`."""
+"""The client for programs that wait in threads; setup.py makes most of it from `bgd.client.async_`."""

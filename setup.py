@@ -1,27 +1,30 @@
-"""Generates the blocking client from the asynchronous one, by removing what has to do with awaiting.
+"""Makes the blocking client from the asynchronous one, by removing what has to do with awaiting.
 
-`make client` writes it; a test compares what is committed with what this would write.
+It runs whenever pip or another tool builds bgd. `make check`, `make test` and pytest bring a checkout up to
+date, and so does `python setup.py` alone. A line keeps its number, so a traceback leads to the line to edit.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parent
 SOURCE = ROOT / "bgd/client/async_"
 TARGET = ROOT / "bgd/client/blocking"
-# the others are written by hand
-GENERATED = ["batches", "client", "daemon", "job", "schedules"]
+MODULES = ["batches", "client", "daemon", "job", "schedules"]  # the others are written by hand
 
 # Calls of what both clients share, which is written with async
 SHARED = re.compile(r"self\._channel\.\w+|channel\.collect|sender\.send|Mapper\(.*\)\.results", re.DOTALL)
-IMPORT = "from bgd.client.blocking.concurrency import closed_at_exit, iterate, run\n"
 
-HEADER = "# Generated from bgd/client/async_/{name}.py by `make client`: edit that file.\n"
+FUTURE = "from __future__ import annotations\n"
+BEGINNING = f"""\
+# Made from bgd/client/async_/{{name}}.py by setup.py: edit that file.
+{FUTURE}from bgd.client.blocking.concurrency import closed_at_exit, iterate, run
+"""
 
 # Replaced in this order, longer ones before shorter ones
 PATTERNS = [
@@ -54,14 +57,24 @@ PASSAGES = {
 }
 
 
+def make_blocking_client() -> None:
+    """Write the modules of the blocking client that are not up to date."""
+    for name in MODULES:
+        path, text = TARGET / f"{name}.py", blocking(name)
+        if not path.exists() or path.read_text("utf-8") != text:
+            draft = path.with_suffix(f".{os.getpid()}")  # another process may be importing it
+            draft.write_text(text, "utf-8")
+            draft.replace(path)
+
+
 def blocking(name: str) -> str:
-    """Return the source of a module of the blocking client."""
-    text = _without_loop((SOURCE / f"{name}.py").read_text())
+    """Return the text of a module of the blocking client."""
+    text = _without_loop((SOURCE / f"{name}.py").read_text("utf-8"))
     for passage, other in PASSAGES.items():
         text = text.replace(passage, other)
     for pattern, replacement in PATTERNS:
         text = re.sub(pattern, replacement, text)
-    return _tidy(HEADER.format(name=name) + text, name)
+    return text.replace(f"\n{FUTURE}\n", BEGINNING.format(name=name), 1)
 
 
 def _without_loop(text: str) -> str:
@@ -76,36 +89,19 @@ def _without_loop(text: str) -> str:
             way = "run(" if node in awaited else "iterate("
             if called.endswith(".results"):  # a map that is left open must still cancel its jobs
                 way = "closed_at_exit(iterate("
-            assert node.end_lineno is not None
-            assert node.end_col_offset is not None
+            # a parser leaves neither out
+            end = begins[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
             inserted.append((begins[node.lineno - 1] + node.col_offset, way))
-            inserted.append((begins[node.end_lineno - 1] + node.end_col_offset, ")" * way.count("(")))
+            inserted.append((end, ")" * way.count("(")))
     code = text.encode()
     for place, words in sorted(inserted, reverse=True):
         code = code[:place] + words.encode() + code[place:]
-    future = b"from __future__ import annotations\n\n"
-    return code.replace(future, future + IMPORT.encode()).decode()
-
-
-def _tidy(text: str, name: str) -> str:
-    for arguments in (["check", "--select=I,F401", "--fix"], ["format"]):
-        command = [
-            sys.executable,
-            "-m",
-            "ruff",
-            *arguments,
-            "--quiet",
-            f"--stdin-filename={TARGET / name}.py",
-        ]
-        text = subprocess.run([*command, "-"], input=text, capture_output=True, text=True, check=True).stdout
-    return text
-
-
-def main() -> None:
-    """Write all generated modules."""
-    for name in GENERATED:
-        (TARGET / f"{name}.py").write_text(blocking(name))
+    return code.decode()
 
 
 if __name__ == "__main__":
-    main()
+    make_blocking_client()
+    if sys.argv[1:]:  # a build
+        from setuptools import setup
+
+        setup()
