@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -327,7 +326,8 @@ def next_command(daemon: Client, name: str, *, count: int) -> None:
     if view.is_paused:
         say(f"it is paused: `bgctl schedule resume {name}` undoes that")
     now = time.time()
-    print_lines(*(f"{_in_zone(at, view)} (in {short_duration(at - now)})" for at in view.upcoming))
+    times = [(timezones.time_in_zone(at, view.timezone), at - now) for at in view.upcoming]
+    print_lines(*(f"{words} (in {short_duration(left)})" for words, left in times))
 
 
 _ROWS = 20  # of a history, by default
@@ -487,15 +487,8 @@ def _next_in_words(view: ScheduleView) -> str:
         return ", and paused"
     if not view.upcoming:
         return "" if view.spec.cron == "@reboot" else "; it is never due"
-    return f"; next: {_in_zone(view.upcoming[0], view)}, in {short_duration(view.upcoming[0] - time.time())}"
-
-
-def _in_zone(at: float, view: ScheduleView) -> str:
-    try:
-        zone = timezones.zone(view.timezone)
-    except LookupError:  # the daemon's machine knows it
-        zone = None
-    return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
+    at = view.upcoming[0]
+    return f"; next: {timezones.time_in_zone(at, view.timezone)}, in {short_duration(at - time.time())}"
 
 
 def _row(view: ScheduleView, now: float) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from msgspec.structs import asdict, replace
 from bgd import values
 from bgd.core import spec
 from bgd.core.job import Rate, RetryPolicy
-from bgd.core.schedule_spec import Missed, Overlap, ScheduleName, ScheduleSpec
+from bgd.core.schedule_spec import Missed, Overlap, PassedVariables, ScheduleName, ScheduleSpec
 from bgd.core.target import (
     PAUSE_FOR,
     POLICY_KEYS,
@@ -376,7 +376,7 @@ _SCHEDULES: dict[str, Key[object]] = {  # a ScheduleSpec with its JobSpec; None:
     "jitter": Key(values.of(spec.Duration), 0.0),
     "late_after": Key(values.of(spec.Timeout), None),
     "except": Key(values.texts, ()),
-    "env_pass": Key(values.passed_variables, None),
+    "env_pass": Key(values.of(PassedVariables), None),
     "paused": Key(values.of(bool), False),
 }
 

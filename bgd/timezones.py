@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -55,6 +55,15 @@ def zone(name: str | None) -> tzinfo:
             status = _LOCALTIME.stat()
             file = status.st_ino, status.st_mtime_ns, status.st_size
     return _named(name, file)
+
+
+def time_in_zone(at: float, name: str) -> str:
+    """Return an instant in this time zone, or in local time if the zone is not known here."""
+    try:
+        found = zone(name)
+    except LookupError:
+        found = None
+    return f"{datetime.fromtimestamp(at, found).astimezone(found):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 @cache

@@ -350,19 +350,6 @@ def time_zone(setting: Setting) -> str:
     return name
 
 
-def passed_variables(setting: Setting) -> tuple[str, ...] | None:
-    """Read the names of the variables that a schedule passes on; None: all."""
-    match setting.value:
-        case "all":
-            return None
-        case "none":
-            return ()
-        case str():
-            raise ValueError('must be "all", "none" or a list of names, for example ["PATH", "HOME"]')
-        case _:
-            return texts(setting)
-
-
 def table_or_list(kind: type[T], example: str) -> Reader[T]:
     """Return a reader of arguments of a class job, which are a list or a table."""
 

@@ -678,7 +678,7 @@ def test_invalid_policy_is_refused_in_one_line(written, text, words):
         (f"except = {['12-24'] * 401}", "schedules.x: except lists 401 days, and at most 400 are allowed"),
         (
             f"env_pass = {[f'V{n}' for n in range(4_097)]}",
-            "schedules.x: env_pass: Expected `array` of length <= 4096",
+            'must be "all", "none" or a list of names, such as ["PATH", "HOME"]',
         ),
     ],
 )

@@ -31,6 +31,7 @@ WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py")
 # If a module is in several rooms, the innermost counts.
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
+    "bgd/core/schedule_spec.py": f"{PURE} msgspec bgd.core bgd.units",
     "bgd/core/spec.py": f"{PURE} msgspec bgd.units",  # how people write the values of options
     # datetime for dates and zones that they are given; nothing asks it for the time
     "bgd/core/batches.py": f"{PURE} bisect msgspec bgd.core",

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 import bgd
 from bgd.client.programs import check_command
 from bgd.client.session import UNNUMBERED
-from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, seconds_of
-from bgd.core.schedule_spec import MAX_DAY, MAX_SCHEDULES, ScheduleName, ScheduleSpec
-from bgd.core.spec import NOT_SCHEDULED, OPTIONS, JobSpec
+from bgd.client.specs import Caller, check_names, checked, class_spec, command_spec, plain_value
+from bgd.core.schedule_spec import MAX_SCHEDULES, PassedVariables, ScheduleName, ScheduleSpec
+from bgd.core.spec import NOT_SCHEDULED, OPTIONS, Duration, JobSpec, Timeout
 from bgd.errors import Refused
 from bgd.paths import find_program
 from bgd.units import WrongValue, read
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from bgd.client.options import JobOptions
 
 _WHEN = ("cron", "calendar", "every")
-_DURATIONS = ("missed_within", "jitter", "late_after")
-_ALL_OR_NONE: dict[str, tuple[str, ...] | None] = {"all": None, "none": ()}  # values of env_pass
-SETTINGS = {*_WHEN, *_DURATIONS, "timezone", "overlap", "missed", "excluded", "paused", "env_pass"}
+_NOTATIONS = dict.fromkeys(("missed_within", "late_after"), Timeout) | {
+    "jitter": Duration,
+    "env_pass": PassedVariables,
+}
+SETTINGS = {*_WHEN, *_NOTATIONS, "timezone", "overlap", "missed", "excluded", "paused"}
 _OPTIONS = (OPTIONS.keys() - NOT_SCHEDULED | {"shell", "check"}) - SETTINGS
 
 
@@ -217,19 +219,7 @@ def _with_settings(spec: ScheduleSpec, given: Mapping[str, Any]) -> ScheduleSpec
     settings = {name: value for name, value in given.items() if name in SETTINGS}
     if settings.keys() & set(_WHEN):
         settings = dict.fromkeys(_WHEN) | settings
-    for name in _DURATIONS:
+    for name, kind in _NOTATIONS.items():
         if name in settings:
-            settings[name] = seconds_of(settings[name], name)
-    if isinstance(settings.get("excluded", ()), str):
-        raise Refused(f"excluded is a list of days, such as ['12-24'], not {settings['excluded']!r}")
-    if "excluded" in settings:
-        settings["excluded"] = tuple(settings["excluded"])
-        for day in settings["excluded"]:
-            if isinstance(day, str) and len(day) > MAX_DAY:
-                raise Refused(f"except {day!r} is not a day: write '2026-12-24', or '12-25' for every year")
-    passed = settings.get("env_pass")
-    if isinstance(passed, str):
-        if passed not in _ALL_OR_NONE:
-            raise Refused(f'env_pass is "all", "none" or a list of names, not {passed!r}')
-        settings["env_pass"] = _ALL_OR_NONE[passed]
+            settings[name] = plain_value(settings[name], kind, name)
     return checked(replace(spec, **settings))

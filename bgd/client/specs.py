@@ -256,9 +256,31 @@ def _plain_values(options: Mapping[str, Any], allowed: AbstractSet[str], caller:
 def check_names(options: Mapping[str, object], allowed: AbstractSet[str], hint: str = "") -> None:
     """Raise TypeError for an option that is not `allowed`; the hint ends the message."""
     if unknown := options.keys() - allowed:
-        from bgd.client.problems import no_option  # noqa: PLC0415 - only for an error
+        name = min(unknown)
+        meant = _ELSEWHERE.get(name)
+        remedy = f"write {meant}" if meant in allowed else nearest(name, allowed)
+        raise TypeError(f"no option {name!r}: {remedy}{hint}")
 
-        raise TypeError(f"{no_option(min(unknown), allowed)}{hint}")
+
+_ELSEWHERE = {
+    "countdown": "delay",
+    "depends_on": "after",
+    "eta": "at",
+    "job_timeout": "timeout",
+    "link": "on_success",
+    "link_error": "on_failure",
+    "max_attempts": "retries",
+    "max_retries": "retries",
+    "queue_name": "queue",
+    "run_after": "at",
+    "scheduled_at": "at",
+    "time_limit": "timeout",
+    "tries": "retries",
+    "ttl": "expires",
+    "unique": "key",
+    "unique_for": "key_for",
+}
+"""bgd's names for options of Celery, RQ, Laravel, Oban and Django."""
 
 
 def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a line for each kind
@@ -276,7 +298,7 @@ def _plain(key: str, value: Any, caller: Caller) -> object:  # noqa: PLR0911 - a
         case _ if key in FOLLOW_UPS:
             return follow_up_words(value, key)
         case _ if key in _NOTATIONS:
-            return _without_notation(value, _NOTATIONS[key], key)
+            return plain_value(value, _NOTATIONS[key], key)
         case _:
             return value
 
@@ -549,7 +571,7 @@ def seconds_of(duration: Duration | None, name: str = "timeout") -> float | None
     Raises:
         Refused: it is a text that is not a duration, or of another type.
     """
-    seconds: object = _without_notation(duration, limits.Duration, name)
+    seconds: object = plain_value(duration, limits.Duration, name)
     if seconds is None or isinstance(seconds, float | int):
         return seconds
     raise Refused(f"{name}: {WrongValue(duration, limits.Duration)}")
@@ -561,7 +583,7 @@ def results_late(count: int, total: int | None, seconds: float | None) -> Timeou
     return TimeoutError(f"{count}{of} results came within {seconds or 0:g} s")
 
 
-def _without_notation(value: Any, kind: Any, name: str) -> Any:
+def plain_value(value: Any, kind: Any, name: str) -> Any:
     """Return what a text stands for as a value of a kind, and datetimes, timedeltas and ranges as plain ones.
 
     Raises:
@@ -569,7 +591,7 @@ def _without_notation(value: Any, kind: Any, name: str) -> Any:
     """
     match value:
         case list() | tuple() if kind is limits.RetryDelay:
-            return [_without_notation(item, limits.Duration, name) for item in value]
+            return [plain_value(item, limits.Duration, name) for item in value]
         case datetime():
             return value.timestamp()
         case timedelta():

@@ -8,15 +8,25 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bgd.core.spec import MAX_ENV, Duration, JobSpec, Name, QueueName, Timeout
+from bgd.units import Notation
 
 MAX_SCHEDULES = 10_000
 MAX_EXCEPTIONS = 400  # excluded days of one schedule
-MAX_DAY = 10  # characters of YYYY-MM-DD
+MAX_DAY = 100  # characters of YYYY-MM-DD, or of what somebody took for it
 MAX_WHEN = 500  # characters that say when a schedule is due
 
 ScheduleName = QueueName
 WhenText = Annotated[str, Meta(min_length=1, max_length=MAX_WHEN)]
-Days = Annotated[tuple[Annotated[str, Meta(max_length=MAX_DAY)], ...], Meta(max_length=MAX_EXCEPTIONS)]
+_Day = Annotated[
+    str, Meta(max_length=MAX_DAY, description="a day such as '2026-12-24', or '12-25' for every year")
+]
+Days = Annotated[tuple[_Day, ...], Meta(max_length=MAX_EXCEPTIONS)]
+_PASSED = Notation(
+    '"all", "none" or a list of names', '["PATH", "HOME"]', lambda text: _ALL_OR_NONE.get(text, text)
+)
+_ALL_OR_NONE: dict[str, tuple[str, ...] | None] = {"all": None, "none": ()}
+PassedVariables = Annotated[Annotated[tuple[Name, ...], Meta(max_length=MAX_ENV)] | None, _PASSED]
+"""Names of variables; None: all."""
 
 
 class Overlap(StrEnum):
@@ -70,5 +80,5 @@ class ScheduleSpec(
     jitter: Duration = 0.0
     late_after: Timeout | None = None
     excluded: Days = ()
-    env_pass: Annotated[tuple[Name, ...], Meta(max_length=MAX_ENV)] | None = None
+    env_pass: PassedVariables = None
     paused: bool = False

@@ -46,7 +46,7 @@ def _environment(base: str, *, has_proxy_users: bool) -> Environment:
         lstrip_blocks=True,
     )
     durations = (format_duration, short_duration, relative_time, time_since)
-    for each in (*durations, local_time, time_in_zone, iso_time, format_size, exact_name, strip):
+    for each in (*durations, local_time, timezones.time_in_zone, iso_time, format_size, exact_name, strip):
         environment.filters[each.__name__] = each
     environment.filters["colored"] = as_markup
     environment.globals |= {"ACTIVE": ACTIVE, "FINAL": FINAL, "WAITING": WAITING}
@@ -69,15 +69,6 @@ def _escape_text(value: object) -> object:
 def local_time(at: float) -> str:
     """Return an instant as local time."""
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def time_in_zone(at: float, name: str) -> str:
-    """Return an instant in this time zone, or in local time if the zone no longer exists."""
-    try:
-        zone = timezones.zone(name)
-    except LookupError:
-        zone = None
-    return f"{datetime.fromtimestamp(at, zone).astimezone(zone):%a %Y-%m-%d %H:%M:%S %Z}"
 
 
 def relative_time(at: float) -> str:
