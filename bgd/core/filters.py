@@ -39,8 +39,8 @@ class Filter(Struct, frozen=True, kw_only=True):
 
     * `suspended`: of the running ones, only those that are suspended, or only the others. `may_continue`: of
       all, only those that are, or that were when their attempt ended.
-    * `name`: a shell's pattern for the whole name. `name_parts`: each stands in the name.
-      `has_name`: whether it has one.
+    * `name`: a pattern for the whole name, in which * and ? are wildcards, and [*], [?] and [[] are none.
+      `name_parts`: each stands in the name. `has_name`: whether it has one.
     * `target`: a pattern for the target of a class job, in which `:` and `.` are alike; without the method it
       stands for all of them. `exact_target`: the whole target; "" means a command. `args`: patterns for
       arguments, of a class job also for `NAME=VALUE`.
@@ -122,7 +122,7 @@ def named_states(names: Collection[str]) -> tuple[list[State], bool]:
 
 
 def exact_name(name: str) -> str:
-    """Return the shell pattern that matches only this name."""
+    """Return the pattern that matches only this name."""
     return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
@@ -209,7 +209,7 @@ FILTERS: dict[str, Key] = {
 class Word(Struct, frozen=True):
     """A word of a filter: the key before its colon, or None for text to search for; its value; as typed.
 
-    `is_exact`: it compares all of what its key names, by a shell's pattern for a name, rather than a part.
+    `is_exact`: it compares all of what its key names, by a pattern for a name, rather than a part.
     `is_not`: the jobs that it selects are not wanted.
     """
 
@@ -270,7 +270,7 @@ def filter_of(words: Iterable[Word], now: float) -> Filter:
     patterns = (word.value for word in words if word.key in {"arg", "class"} and not word.is_exact)
     if sum(map(_wild_characters, patterns)) > MAX_WILD:
         raise ValueError(
-            f"Parts of patterns that follow a star and have '?' or '[' may have {MAX_WILD} characters in all."
+            f"Parts of patterns that follow a star and have '?' may have {MAX_WILD} characters in all."
         )
     wanted = _states_of([word for word in words if word.key == "state"])
     for word in words:
@@ -325,14 +325,14 @@ def error_key(error: str) -> str:
 
 
 def _checked_pattern(word: Word) -> str:
-    if len(re.findall(r"\*+", CHARACTER_SET.sub("", word.value))) > MAX_STARS:
+    if len(re.findall(r"\*+", ESCAPED.sub("", word.value))) > MAX_STARS:
         raise ValueError(f"A pattern for names takes at most {MAX_STARS} stars: {quoted(word.text)}.")
     return word.value
 
 
 def _wild_characters(pattern: str) -> int:
     """Return how long the parts after a star are that are compared at each place, unlike plain text."""
-    _, *parts = CHARACTER_SET.sub("?", pattern).split("*")
+    _, *parts = ESCAPED.sub("x", pattern).split("*")
     return sum(len(part) for part in parts if "?" in part)
 
 
@@ -349,9 +349,7 @@ def quoted(value: str) -> str:
 
 _WORD = re.compile(r'\s*(?:(-?)([a-z]+):(=?))?+(?:"((?:[^"\\]|\\.)*)"(?!\S)|([^\s"]\S*|(?<=[:=])(?!\S)))')
 _ANYTHING = re.compile(r"[*?]")
-CHARACTER_SET = re.compile(
-    r"\[!?+\]?+[^]]*\]"
-)  # of a shell's pattern; a bracket in the first place is a member
+ESCAPED = re.compile(r"\[[*?[]\]")  # in a pattern: a character that is no wildcard
 _EXACT = [name for name, key in FILTERS.items() if key.has_exact]
 _EXACT_WORDS = f"{', '.join(f'{name}:=' for name in _EXACT[:-1])} and {_EXACT[-1]}:="
 _NUMBER = re.compile("[0-9]{1,2}")

@@ -187,7 +187,7 @@ class List(Request, frozen=True, tag="list", kw_only=True):
 
     states: list[State] | None = None
     queue: QueueName | None = None
-    name: Annotated[str, Meta(max_length=200)] | None = None  # a shell pattern: * ? [...]
+    name: Annotated[str, Meta(max_length=200)] | None = None  # a pattern: * and ? are wildcards
     tag: Annotated[str, Meta(max_length=200)] | None = None
     since: float | None = None  # submitted at or after this epoch time
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = DEFAULT_LIST

@@ -305,7 +305,7 @@ class AsyncClient(AsyncDaemonClient):
         Args:
             states: only jobs in these states; None: the unfinished and the latest finished ones.
             queue: only jobs of this queue.
-            name: only jobs whose name matches this shell pattern.
+            name: only jobs whose name matches this pattern: * and ? are wildcards.
             tag: only jobs with this tag.
             since: only jobs submitted at or after this instant, in epoch seconds.
             until: only jobs submitted before this instant.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 import sqlite3
@@ -10,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from msgspec import Struct, convert
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from bgd import clock
 from bgd.core.filters import (
     ALL_STATES,
-    CHARACTER_SET,
+    ESCAPED,
     MAX_ERROR,
     NO_OUTCOME,
     Filter,
@@ -471,7 +470,7 @@ def _pieces_of_spec(wanted: Filter) -> list[str]:
     """Return a few texts, as long as can be, that a packed spec has somewhere if it matches."""
     pieces = [piece for text in wanted.texts for piece in text.split(" ")]
     for pattern in (wanted.target or "", wanted.exact_target or "", *wanted.args):
-        pieces += re.findall("[A-Za-z0-9_]+", CHARACTER_SET.sub("*", pattern))
+        pieces += re.findall("[A-Za-z0-9_]+", ESCAPED.sub("*", pattern))
     return [_folded(piece) for piece in sorted(filter(None, set(pieces)), key=len)[-_MAX_PIECES:]]
 
 
@@ -487,7 +486,7 @@ def _has(spec: JobSpec, wanted: Filter) -> bool:
     """Return whether a spec has the texts, the target and the arguments."""
     if wanted.exact_target not in {None, spec.target or ""}:
         return False
-    if wanted.target is not None and not _is_target_like(spec.target or "", wanted.target):
+    if wanted.target is not None and not (spec.target and _is_target_like(spec.target, wanted.target)):
         return False
     if wanted.args:
         arguments = [_folded(each) for each in _arguments(spec)]
@@ -515,11 +514,11 @@ def _is_target_like(target: str, pattern: str) -> bool:
     return _is_like(target, pattern) or _is_like(target, f"{pattern}.*")
 
 
-# --- shell patterns
+# --- patterns: * and ? are wildcards
 
 
 def _is_like(text: str, pattern: str) -> bool:
-    """Return whether a shell's pattern matches a text; for `fnmatch` that takes the product of their lengths.
+    """Return whether a pattern matches a text; one regular expression takes the product of their lengths.
 
     What stands between stars is found in turn, and of it only what is not plain is compared at each place.
     """
@@ -541,31 +540,26 @@ def _parts(pattern: str) -> list[tuple[re.Pattern[str], int]]:
         if each == "*":
             parts.append([])
         else:
-            parts[-1].append(each)
-    return [(re.compile(fnmatch.translate("".join(part)).removesuffix(r"\Z")), len(part)) for part in parts]
+            parts[-1].append("." if each == "?" else re.escape(_plain(each)))
+    return [(re.compile("".join(part), re.DOTALL), len(part)) for part in parts]
+
+
+def _plain(character: str) -> str:
+    """Return what one of _CHARACTER that is no wildcard stands for."""
+    return character[len(character) // 2]
 
 
 def _name_range(pattern: str) -> tuple[str, str]:
-    """Return the first and the last name that a shell's pattern can match, as far as its beginning says."""
-    beginning = _WILDCARD.split(pattern, maxsplit=1)[0]
-    return beginning, beginning if beginning == pattern else f"{beginning}{_LAST_CHARACTER}"
+    """Return the first and the last name that a pattern can match, as far as its beginning says."""
+    characters = _CHARACTER.findall(pattern)
+    plain = [*takewhile(lambda each: each not in {"*", "?"}, characters)]
+    beginning = "".join(map(_plain, plain))
+    return beginning, beginning if plain == characters else f"{beginning}{_LAST_CHARACTER}"
 
 
 def _glob(pattern: str) -> str:
-    """Return a shell's pattern in SQLite's syntax: [^...] for [!...], and no unclosed bracket."""
-    pieces: list[str] = []
-    at = 0
-    while at < len(pattern):
-        end = -1
-        if pattern[at] == "[":
-            is_negated = pattern.startswith(("!", "^"), at + 1)
-            first = at + 1 + is_negated
-            end = pattern.find("]", first + 1)  # a bracket in the first place is a member of the set
-            pieces.append("[[]" if end < 0 else f"[{'^' * is_negated}{pattern[first:end]}]")
-        else:
-            pieces.append(pattern[at])
-        at = max(at, end) + 1
-    return "".join(pieces)
+    """Return a pattern in SQLite's syntax, in which brackets enclose sets of characters."""
+    return "".join("[[]" if each == "[" else each for each in _CHARACTER.findall(pattern))
 
 
 # what stands for a value in SQL, if it is not the value itself
@@ -575,8 +569,7 @@ _PARAMETERS: dict[str, Callable[[Any], object]] = {
     "errors": _folded,
     "finished": _elapsed_at,
 }
-_WILDCARD = re.compile(r"[*?[]")
-_CHARACTER = re.compile(f"{CHARACTER_SET.pattern}|.", re.DOTALL)
+_CHARACTER = re.compile(f"{ESCAPED.pattern}|.", re.DOTALL)
 _LAST_CHARACTER = "\U0010ffff"  # no name has it: it cannot be printed
 
 
