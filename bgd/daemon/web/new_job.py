@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from bgd.brief import command_line, quoted
+from bgd.clock import now
 from bgd.core.job import JobId
 from bgd.core.spec import DEFAULT_QUEUE, NOT_SCHEDULED, JobNumber, JobSpec, Name, Priority, QueueName
 from bgd.daemon.storage import read
@@ -73,8 +74,8 @@ async def submit(site: Site, request: HttpRequest, asked_by: str) -> PageRespons
     form, earlier = await _read(site, _sent(request))
     try:
         spec = _spec_of(form, earlier)
-        site.actions.check([spec])
         async with site.actions.keeping_jobs([spec]):
+            _check(site, spec)
             finished, at = await site.actions.finished_dependencies(spec.after)
             actions = site.actions.asked_by(asked_by)
             submitted = actions.submit([spec], site.authenticator.uid, finished=finished, at=at)
@@ -138,7 +139,16 @@ def _spec_of(form: _Form, earlier: StoredSpec | None) -> JobSpec:
     return replace(spec, **work, name=form.name, queue=form.queue, priority=form.priority)
 
 
-_DUE_NOW = {name: getattr(JobSpec(), name) for name in (*NOT_SCHEDULED, "cause")}
+_KEPT = {"key", "key_until", "key_for", "session"}
+_DUE_NOW = {name: getattr(JobSpec(), name) for name in (*(NOT_SCHEDULED - _KEPT), "cause")}
+
+
+def _check(site: Site, spec: JobSpec) -> None:
+    """Raise Refused if a job cannot be submitted now."""
+    site.actions.check([spec])
+    holder = None if spec.key is None else site.supervisor.scheduler.holder_of(spec.key, now())
+    if holder is not None:
+        raise Refused(f"job {holder} still has the key {quoted(spec.key or '')}")
 
 
 def _words(command: str) -> tuple[str, ...]:
@@ -161,7 +171,7 @@ def _shown(site: Site, form: _Form, earlier: StoredSpec | None) -> dict[str, obj
             "where": spec.cwd,
             "queue": spec.queue or DEFAULT_QUEUE,
         }
-        site.actions.check([spec])
+        _check(site, spec)
     except BgdError as error:
         shown["problem"] = str(error)
     return shown

@@ -37,7 +37,7 @@ def submitted(browser: Browser, **fields: object):
 def test_a_job_like_an_earlier_one_differs_in_what_the_form_has_and_starts_at_once(client, browser, tmp_path):
     words = ["sh", "-c", 'echo "$1 $PLACE"; pwd', "sh", "it's  \n fünf"]
     earlier = client.submit(
-        words, env={"PLACE": "here"}, cwd=str(tmp_path), name="first", key="once", delay=3600, tags=["kept"]
+        words, env={"PLACE": "here"}, cwd=str(tmp_path), name="first", delay=3600, tags=["kept"], session="s"
     )
 
     form = browser.get(f"/job-logs/new?job={earlier.id}").text
@@ -56,9 +56,21 @@ def test_a_job_like_an_earlier_one_differs_in_what_the_form_has_and_starts_at_on
     later = client.job(answered.json["id"]).wait(timeout=DEADLINE)
     assert later.output() == f"it's\nsix here\n{tmp_path}\n"
     assert (later.view.name, later.view.priority, later.view.tags) == ("second", 7, ["kept"])
+    assert later.view.session == "s"
     assert later.view.user == earlier.view.user
     assert earlier.refresh().state == "scheduled"
     earlier.cancel()
+
+
+def test_a_job_like_an_earlier_one_has_its_key_and_is_refused_while_that_one_has_it(client, browser):
+    earlier = client.submit(["true"], key="sync", hold=True)
+    problem = f"job {earlier.id} still has the key sync"
+
+    assert checked(browser, job=earlier.id, command="true")["problem"] == problem
+    assert submitted(browser, job=earlier.id, command="true").json["error"] == problem
+    earlier.cancel()
+    later = submitted(browser, job=earlier.id, command="true").json["id"]
+    assert client.job(later).wait(timeout=DEADLINE).key == "sync"
 
 
 def test_a_class_job_takes_other_arguments(client, browser):
