@@ -11,7 +11,7 @@ import click
 
 from bgctl.common import answer, excerpt, global_options, has_colors, local_time, print_json, say, state_color
 from bgctl.listing import Usages, job_with_usage, running_usages
-from bgctl.options import JobIdRanges, chosen_ids, with_ids
+from bgctl.options import FINISHED, JobIdRanges, chosen_ids, with_ids
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
@@ -98,7 +98,8 @@ def explanation_lines(job: JobView, explanation: Explanation) -> Iterator[str]:
     now = time.time()
     name = excerpt(job.name or command_line(job, _SHORT + 1), _SHORT)
     if not explanation.reasons:
-        yield f"Job {job.id} ({name}): {_describe_state(job)}; nothing blocks it"
+        blocked = "" if job.state in FINISHED else "; nothing blocks it"
+        yield f"Job {job.id} ({name}): {_describe_state(job)}{blocked}"
         return
     state = State.RUNNING if job.needs_node else _describe_state(job)  # the reasons say the rest
     yield f"Job {job.id} ({name}): {state}, and waits"

@@ -123,6 +123,17 @@ _OF_SLOTS = frozenset(
 )
 
 
+_BEFORE_QUEUED = frozenset({Cause.HOLD, Cause.TIME, Cause.JOBS})
+
+
+def without_slots_of_today(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    """Leave out what other jobs hold now if a job is not queued yet; not in a deadlock, which it shows."""
+    causes = {reason.cause for reason in reasons}
+    if Cause.DEADLOCK in causes or not causes & _BEFORE_QUEUED:
+        return reasons
+    return tuple(reason for reason in reasons if reason.cause not in _OF_SLOTS | OF_MACHINE)
+
+
 # --- in words -----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +189,8 @@ def _words_of_share(reason: Reason) -> str:
 
 
 def _words_of_slots(reason: Reason) -> str:
+    if reason.head is None and reason.slots == reason.wanted == reason.taken == 1:
+        return f"for the only slot: it is taken{_ahead(reason, ', and ')}"
     if reason.head is None:
         return f"for {reason.wanted} of {reason.slots} slots: {_taken(reason, of_all=False)}"
     others = reason if reason.ahead != 1 else replace(reason, ahead=None)  # the one before it is the head

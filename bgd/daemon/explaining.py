@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from bgd.core.explain import Cause, Explanation, likely_start
+from bgd.core.explain import Cause, Explanation, likely_start, without_slots_of_today
 from bgd.core.job import JobId, State
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.store import StoreReader
@@ -48,7 +48,7 @@ async def explanation_of(
     awaited = await _awaited_jobs(supervisor, store.store_id, [] if asker is None else [(asker, {job_id})])
     reasons = tuple(
         replace(each, at=view.due_at) if each.cause is Cause.TIME else supervisor.scheduler.with_holders(each)
-        for each in supervisor.explain(job_id, awaited)
+        for each in without_slots_of_today(supervisor.explain(job_id, awaited))
     )
     at = time.time()
     if likely_start(reasons, [], 0.0, at) is None and not any(each.slots for each in reasons):

@@ -175,7 +175,7 @@ def test_show_names_a_full_queue_as_the_reason_to_wait(own_daemon):
     own_daemon.bgctl("wait", job_id)
     own_daemon.bgctl("slots", "1")
     second = own_daemon.submit("true")
-    assert "  waits      for 1 of 1 slots: 1 is taken\n" in own_daemon.bgctl("show", second).stdout
+    assert "  waits      for the only slot: it is taken\n" in own_daemon.bgctl("show", second).stdout
     assert own_daemon.bgctl("wait", job_id).returncode == 0
 
 

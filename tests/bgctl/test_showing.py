@@ -128,6 +128,15 @@ def test_explain_names_the_holders_and_without_an_id_explains_all_that_wait(own_
         own_daemon.submit("--hold", "echo", "x" * 60),
     ]
     wait_until(lambda: own_daemon.shown(first)["state"] == "running")
+    later = own_daemon.submit("-q", "mail", "--delay", "20h", "true")
+    due, when, start = own_daemon.bgctl("explain", later).stdout.splitlines()
+    assert (due, when.startswith("  until "), start) == (
+        f"Job {later} (true): scheduled, and waits",
+        True,
+        when.replace("  until ", "Likely start: "),
+    )
+    own_daemon.bgctl("cancel", later)
+    assert own_daemon.bgctl("explain", later).stdout == f"Job {later} (true): cancelled before it started\n"
 
     text = own_daemon.bgctl("explain").stdout
 

@@ -99,8 +99,8 @@ def test_a_page_says_why_its_job_waits_in_the_words_of_show(daemon, client, brow
         running: "",
         held: f"Waits until bgctl release {held.id}",
         blocked: f"Waits for jobs {held.id}, {running.id}",
-        first: f"Waits for 1 of 1 slots: 1 is taken{holder}",
-        second: f"Waits for 1 of 1 slots: 1 is taken{holder}, and 1 job is before it",
+        first: f"Waits for the only slot: it is taken{holder}",
+        second: f"Waits for the only slot: it is taken{holder}, and 1 job is before it",
     }
     assert {job: why(browser, job).replace(" ,", ",") for job in expected} == expected
     assert f'<a href="/job-logs/{held.id}">{held.id}</a>' in browser.get(f"/job-logs/{blocked.id}").text
@@ -150,11 +150,10 @@ def test_explain_names_everything_in_the_words_of_show(daemon, client, browser):
         f"until `bgctl release {held.id}`",
         "until",
         "for job",
-        "for 1 of 1 slots: 1 is taken",
     ]
     assert daemon.bgctl("explain", str(queued.id)).stdout.splitlines() == [
         f"Job {queued.id} (/bin/true): queued, and waits",
-        "  for 1 of 1 slots: 1 is taken",
+        "  for the only slot: it is taken",
         f"    held by job {running.id}",
         "Likely start: not known",  # nobody knows how long the other one takes
     ]
@@ -206,10 +205,10 @@ def test_an_open_page_follows_the_reason_and_its_place_in_the_queue(tab, client)
     tab.goto(f"{open_pages(tab, client)}/{job.id}")
     reason = tab.locator("#why")
     holder = f" by job {running.id}"
-    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken{holder}, and 1 job is before it")
+    expect(reason).to_have_text(f"Waits for the only slot: it is taken{holder}, and 1 job is before it")
     tab.evaluate("window.isSamePage = true")
     client.cancel([first.id])
-    expect(reason).to_have_text(f"Waits for 1 of 1 slots: 1 is taken{holder}")
+    expect(reason).to_have_text(f"Waits for the only slot: it is taken{holder}")
     client.pause()
     expect(reason).to_have_text("Waits until bgctl resume: all queues are paused")
     client.resume()
