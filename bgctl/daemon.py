@@ -173,7 +173,8 @@ def _toml_lines(loaded: config.Config) -> Iterator[str]:
     )
     for path, keys in _sections(loaded):
         yield ""
-        yield f"[{'.'.join(map(_toml_key, path))}]"
+        names = (name if re.fullmatch(_BARE_KEY, name) else json.dumps(name) for name in path)
+        yield f"[{'.'.join(names)}]"
         for name, (key, value) in keys.items():
             if value is not None:  # TOML has no null; a missing key means the same
                 yield f"{name} = {_value_and_origin(name, key, value, _setting_of(found, (*path, name)))}"
@@ -266,10 +267,6 @@ def _written(key: Key[object], value: object, setting: Setting | None) -> object
 def _is_resolved(key: Key[object], written: object, value: object) -> bool:
     """Return whether a value is more than another spelling of what is written, such as 90.0 for "90s"."""
     return written != value and (written == key.word or isinstance(value, str | list))
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(_BARE_KEY, name) else json.dumps(name)
 
 
 def _toml_value(key: str, value: object) -> str:

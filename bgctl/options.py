@@ -204,6 +204,10 @@ class Parsed(click.ParamType[Any]):
         return []
 
 
+def _begun_so(words: Iterable[str], incomplete: str) -> Iterator[str]:
+    return (word for word in words if word.startswith(incomplete))
+
+
 def offer(value: str, **more: str) -> CompletionItem:
     """Return what a shell may complete a word to."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell needs it
@@ -288,21 +292,6 @@ def _key_and_places(text: str) -> list[str]:
     return [key, places] if places.isdecimal() and key else [text, "1"]
 
 
-class WordType(click.Choice[str]):
-    """A word of the StrEnum `kind`, or another spelling that the enum accepts for one."""
-
-    def __init__(self, kind: Any) -> None:
-        super().__init__([str(word) for word in kind])
-        self._kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the word. For any other text, click names all words in its error."""
-        try:
-            return str(self._kind(value))
-        except ValueError:
-            return super().convert(value, param, ctx)
-
-
 def _path(kind: str, *, may_be_empty: bool = False) -> Parsed:
     """Return the type of the path of a file ("file") or a folder ("dir"); the shell itself completes it."""
 
@@ -360,7 +349,9 @@ def _click_option(name: str) -> Callable[[F], F]:
     if kind is bool:
         settings["is_flag"] = True
     elif isinstance(kind, EnumType):
-        settings["type"] = WordType(kind)
+        words = list(map(str, kind))
+        settings["type"] = parsed(kind, lambda incomplete: map(offer, _begun_so(words, incomplete)))
+        settings["metavar"] = f"[{'|'.join(words)}]"
     else:
         settings["type"], settings["metavar"] = TYPES.get(kind, parsed(kind)), _METAVARS.get(kind, "N")
     return click.option(*_SPELLINGS.get(name, [_flag(name)]), **(settings | _SETTINGS.get(name, {})))

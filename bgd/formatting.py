@@ -26,7 +26,6 @@ from bgd.wire.views import (
     BATCH_COUNTS,
     AttemptView,
     BatchView,
-    FollowUpView,
     JobUsage,
     JobView,
     QueueView,
@@ -147,12 +146,11 @@ def batch_as_json(view: BatchView) -> dict[str, Any]:
         "created_at": iso_time(view.created_at),
         **{name: getattr(view, name) for name in BATCH_COUNTS},
         "finished_at": iso_time(view.finished_at),
-        **{event: each and _follow_up_as_json(each) for event, each in follow_ups.items()},
+        **{
+            event: each and {"argv": each.argv, "target": each.target, "job": each.job}
+            for event, each in follow_ups.items()
+        },
     }
-
-
-def _follow_up_as_json(view: FollowUpView) -> dict[str, Any]:
-    return {"argv": view.argv, "target": view.target, "job": view.job}
 
 
 def iso_time(at: float | None) -> str | None:

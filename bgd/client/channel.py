@@ -40,13 +40,11 @@ from bgd.wire.messages import tag_of
 from bgd.wire.replies import (
     Acted,
     ActResult,
-    BackupPart,
     Done,
     End,
     Explained,
     Failed,
     Info,
-    KeyboardOpened,
     Reply,
     Result,
     Submitted,
@@ -54,9 +52,7 @@ from bgd.wire.replies import (
 )
 from bgd.wire.requests import (
     Explain,
-    GetBackup,
     GetInfo,
-    GetKeyboard,
     GetResult,
     Request,
     Shutdown,
@@ -67,7 +63,6 @@ from bgd.wire.views import JobView
 
 if TYPE_CHECKING:
     from bgd.client.concurrency import Concurrency
-    from bgd.client.keyboard import Keyboard
 
 Q = TypeVar("Q", bound=Request)
 R = TypeVar("R")
@@ -252,16 +247,6 @@ class Channel:
         except TimeoutError:
             raise TimeoutError(f"{late} within {seconds or 0:g} s") from None
 
-    async def keyboard(self, job_id: int, *, wait: bool) -> Keyboard | None:
-        """Open the keyboard of a job; with `wait` once it runs, None: it has finished instead."""
-        from bgd.client.keyboard import Keyboard  # noqa: PLC0415 - most programs open none, and bgctl starts often
-
-        request = checked(GetKeyboard(UNNUMBERED, job_id, wait))
-        async with aclosing(self.follow(lambda: request, alone=True)) as parts:
-            async for part in parts:
-                return Keyboard(expected(part, KeyboardOpened))
-        return None
-
     async def act(self, verb: str, job_ids: Sequence[int], **fields: object) -> list[ActResult]:
         """Act on jobs; a verb that may be done twice is repeated."""
         results: list[ActResult] = []
@@ -317,20 +302,6 @@ class Channel:
             reply = await self.ask(Explain(UNNUMBERED, job_id, waits=True), Explained, repeatable=True)
             return deadlock_in_words(reply.explanation)
         return ""
-
-    async def backup(self) -> AsyncGenerator[bytes, None]:
-        """Yield a copy of the daemon's database in pieces; one that broke off is not resumed."""
-        size, received = 1, 0
-        request = GetBackup(UNNUMBERED)
-        async with aclosing(self.follow(lambda: None if received else request, alone=True)) as parts:
-            async for part in parts:
-                piece = expected(part, BackupPart)
-                size, received = piece.size, received + len(piece.data)
-                yield piece.data
-        if received != size:
-            raise DaemonUnreachable(
-                f"the daemon went away after {received} bytes of a backup: ask for it again"
-            )
 
     async def connection(self, *, may_start: bool = True) -> Connection | InlineConnection:
         """Return the connection, a new one if there is none or it broke."""

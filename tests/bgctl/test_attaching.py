@@ -194,16 +194,16 @@ REFUSED = """
 import sys
 from bgctl.__main__ import main
 from bgd import Refused
-from bgd.client.channel import Channel
-refused, real = eval(sys.argv.pop(1)), Channel.keyboard
+from bgd.client.async_.client import AsyncClient
+refused, real = eval(sys.argv.pop(1)), AsyncClient.keyboard
 count = 0
-async def keyboard(self, job_id, *, wait):
+async def keyboard(self, job_id, *, wait=False):
     global count
     count += 1
     if count in refused:
         raise Refused("the launcher: Connection refused")
     return await real(self, job_id, wait=wait)
-Channel.keyboard = keyboard
+AsyncClient.keyboard = keyboard
 main()
 """
 NO_KEYBOARD = "keeps running, but you cannot type into it: the launcher: Connection refused"

@@ -126,7 +126,7 @@ def test_the_stop_signal_of_a_waiting_job_can_change(daemon):
 
     assert daemon.shown(job_id)["stop_signal"] is None
     refused = daemon.bgctl("submit", "--stop-signal", "STOP", "true")
-    assert "'STOP' is not one of TERM, INT" in refused.stderr
+    assert "'STOP' must be one of TERM, INT" in refused.stderr
 
 
 @pytest.mark.parametrize(

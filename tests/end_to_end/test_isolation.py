@@ -75,7 +75,7 @@ def test_a_command_and_an_unknown_isolation_are_refused(daemon):
     with daemon.client() as client, pytest.raises(Refused, match="isolation belong to a class job"):
         client.submit(["true"], isolation="fork")
     done = daemon.bgctl("call", "--isolation", "thread", "work:parent")
-    assert (done.returncode, "'thread' is not one of" in done.stderr) == (2, True)
+    assert (done.returncode, "'thread' must be one of" in done.stderr) == (2, True)
     command = daemon.submit("--hold", "true")
     assert daemon.bgctl("edit", command, "--isolation", "fork").returncode == 1
 

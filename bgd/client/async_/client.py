@@ -415,8 +415,14 @@ class AsyncClient(AsyncDaemonClient):
         Raises:
             Refused: the job has no terminal; or it does not run, without `wait`.
         """
+        from bgd.client.keyboard import Keyboard  # noqa: PLC0415 - most programs open none, and bgctl starts often
+
         [job_id] = ids_of([job])
-        return await self._channel.keyboard(job_id, wait=wait)
+        request = checked(requests.GetKeyboard(UNNUMBERED, job_id, wait))
+        async with aclosing(self._channel.follow(lambda: request, alone=True)) as parts:
+            async for part in parts:
+                return Keyboard(expected(part, replies.KeyboardOpened))
+        return None
 
     async def view(self, job_id: int | None = None) -> JobView:
         """Return a job as the daemon shows it; None: the caller's latest."""

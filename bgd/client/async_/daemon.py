@@ -18,7 +18,7 @@ from bgd.client.inherited import caller_session
 from bgd.client.session import TAIL_BYTES, UNNUMBERED, expected, portions, tail_of, take_events
 from bgd.client.specs import checked, seconds_of, states_of
 from bgd.core.job import State
-from bgd.errors import NoSuchJob, Refused
+from bgd.errors import DaemonUnreachable, NoSuchJob, Refused
 from bgd.wire import replies, requests
 from bgd.wire.replies import Info, JobUsages, LogPart, Pruned, Queues, Reloaded, Stats
 from bgd.wire.requests import ShutdownMode
@@ -327,7 +327,7 @@ class AsyncDaemonClient:
                 pruned = expected(part, Pruned)
         return pruned
 
-    def backup(self) -> AsyncGenerator[bytes, None]:
+    async def backup(self) -> AsyncGenerator[bytes, None]:
         """Yield a verified copy of the daemon's database in pieces: a file for `bgd --recover`.
 
         Raises:
@@ -335,7 +335,18 @@ class AsyncDaemonClient:
             Full: the daemon has no space for one.
             DaemonUnreachable: the backup broke off; the pieces so far are useless.
         """
-        return self._channel.backup()
+        size, received = 1, 0
+        request = requests.GetBackup(UNNUMBERED)
+        parts = self._channel.follow(lambda: None if received else request, alone=True)
+        async with aclosing(parts) as pieces:
+            async for part in pieces:
+                piece = expected(part, replies.BackupPart)
+                size, received = piece.size, received + len(piece.data)
+                yield piece.data
+        if received != size:
+            raise DaemonUnreachable(
+                f"the daemon went away after {received} bytes of a backup: ask for it again"
+            )
 
     async def checkup(self) -> list[Finding]:
         """Return the problems that the daemon finds in its installation, with remedies."""

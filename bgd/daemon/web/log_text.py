@@ -136,7 +136,8 @@ class LogText:
         """Return the next output for a page that follows the log; skip what the page cannot catch up with."""
         size = self._log.size()
         behind = size - self.offset
-        if behind > MAX_BEHIND or (behind > MAX_LINES_BEHIND and self._lines_until(size) > MAX_LINES_BEHIND):
+        unread = self._log.blocks(self.offset, size) if MAX_LINES_BEHIND < behind <= MAX_BEHIND else ()
+        if behind > MAX_BEHIND or sum(block.count(b"\n") for _, block in unread) > MAX_LINES_BEHIND:
             self._skip(size)
         begin = self._line_begin
         if (part := self.read(lines=LIVE_LINES)) is None:
@@ -178,9 +179,6 @@ class LogText:
             number=self._number,
             skipped=skipped,
         )
-
-    def _lines_until(self, end: int) -> int:
-        return sum(block.count(b"\n") for _, block in self._log.blocks(self.offset, end))
 
     def _skip(self, size: int) -> None:
         """Go on with the last lines of the log, which has this size."""

@@ -82,7 +82,9 @@ def watch_jobs(site: Site) -> Iterator[Subscription]:
     """Subscribe to all that the rows of a list show."""
     with (
         site.supervisor.subscriptions.subscribe_to_all(progress=True) as subscription,
-        site.usage.watch(subscription, lambda: _in_brief(site.usage.jobs)),
+        site.usage.watch(
+            subscription, lambda: {job: brief_usage(usage) for job, usage in site.usage.jobs.items()}
+        ),
     ):
         yield subscription
 
@@ -160,10 +162,6 @@ async def find_job(store: StoreReader, job: str) -> JobView:
 
 def _rows(views: list[JobView], usages: Mapping[int, JobUsage]) -> list[dict[str, Any]]:
     return [job_row(view, usages.get(view.id)) for view in views]
-
-
-def _in_brief(usages: Mapping[int, JobUsage]) -> dict[int, str]:
-    return {job_id: brief_usage(usage) for job_id, usage in usages.items()}
 
 
 def _list_values(
