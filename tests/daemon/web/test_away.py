@@ -23,7 +23,7 @@ SCHEDULE = """
 cron = "0 3 * * *"
 command = ["/bin/true"]
 """
-NOTHING_DONE = "bgd does not answer; nothing was done."
+NOTHING_DONE = "Nothing was done, because bgd did not answer. Try again."
 
 
 @contextmanager

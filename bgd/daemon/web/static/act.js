@@ -48,7 +48,7 @@ async function ask(path, method = "POST", headers = {}) {
     else if (isLate) say("bgd answers again: it was done.");
     return answer.ok ? answer : null;
   } catch {
-    say(lateness ? "bgd did not answer. Check the job before you try again." : "bgd does not answer; nothing was done.");
+    say(lateness ? "bgd did not answer. Check the job before you try again." : "Nothing was done, because bgd did not answer. Try again.");
   } finally {
     clearTimeout(lateness);
   }
