@@ -178,6 +178,11 @@ def answer(document: object, *lines: object) -> None:
         print_lines(*lines)
 
 
+def result_word(outcome: str) -> str:
+    """Return what became of a time of a schedule; a job that `ran` may still be queued."""
+    return "queued" if outcome == "ran" else outcome
+
+
 def print_lines(*lines: object) -> None:
     if lines:
         print(*lines, sep="\n", flush=True)

@@ -34,6 +34,7 @@ from bgctl.common import (
     print_json,
     print_json_array,
     print_lines,
+    result_word,
     say,
     state_color,
     table_of,
@@ -546,7 +547,7 @@ def _event_line(event: EventView | ScheduleEvent) -> str:
         count = f", {event.count} times" if event.count > 1 else ""
         job = "" if event.job is None else f" (job {event.job})"
         reason = f" {excerpt(event.reason)}" if event.reason else ""
-        return f"{at:%H:%M:%S} schedule {event.schedule}: {event.outcome}{count}{job}{reason}"
+        return f"{at:%H:%M:%S} schedule {event.schedule}: {result_word(event.outcome)}{count}{job}{reason}"
     status = event.state if event.progress is None else progress_line(event.progress)
     words = [f"{at:%H:%M:%S}", f"job {event.job}", f"{event.what}:", status]
     if event.attempt:

@@ -30,6 +30,7 @@ from bgctl.common import (
     print_json,
     print_lines,
     report,
+    result_word,
     say,
     table_of,
 )
@@ -344,7 +345,8 @@ _ROWS = 20  # of a history, by default
 def history_command(daemon: Client, name: str, *, limit: int, before: int | None) -> None:
     """Show the history of a schedule, newest first.
 
-    Each time ran, was skipped, replaced or missed. A row may stand for several times in a row.
+    Each time, its job was queued, or it was skipped, replaced or missed. A row may stand for several times in
+    a row.
     """
     rows = daemon.schedules.history(name, limit=limit, before=before)
     if not (rows or global_options().json):
@@ -494,7 +496,9 @@ def _next_in_words(view: ScheduleView) -> str:
 def _row(view: ScheduleView, now: float) -> tuple[str, ...]:
     upcoming = f"in {short_duration(view.upcoming[0] - now)}" if view.upcoming else "-"
     latest = view.latest
-    last = "-" if latest is None else f"{latest.outcome} {short_duration(now - latest.due_at)} ago"
+    last = (
+        "-" if latest is None else f"{result_word(latest.outcome)} {short_duration(now - latest.due_at)} ago"
+    )
     if view.is_late:
         last += ", late"
     return (
@@ -510,7 +514,7 @@ def _history_row(each: OccurrenceView) -> tuple[str, ...]:
     count = f", {each.count} times" if each.count > 1 else ""
     return (
         local_time(each.due_at, time.time()),
-        f"{each.outcome}{count}{', late' if each.late else ''}",
+        f"{result_word(each.outcome)}{count}{', late' if each.late else ''}",
         "-" if each.job is None else str(each.job),
         each.reason or "",
     )

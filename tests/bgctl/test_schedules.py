@@ -36,7 +36,7 @@ def test_a_schedule_is_added_listed_run_paused_and_removed(own_daemon):
     assert "; next: " in own_daemon.bgctl("schedule", "resume", "nightly").stderr
     assert own_daemon.bgctl("schedule", "remove", "nightly").stderr == "bgctl: schedule nightly is removed\n"
     assert "no schedules" in own_daemon.bgctl("schedule").stderr
-    assert f"  ran      {job}  " in own_daemon.bgctl("schedule", "history", "nightly").stdout
+    assert f"  queued   {job}  " in own_daemon.bgctl("schedule", "history", "nightly").stdout
 
 
 def test_several_schedules_are_paused_resumed_and_removed_and_each_failure_is_told(own_daemon):
@@ -90,7 +90,7 @@ def test_a_late_job_is_named_in_list_and_history_until_it_has_finished(own_daemo
     own_daemon.bgctl("schedule", "pause", "slow")
 
     *_, oldest = own_daemon.bgctl("schedule", "history", "slow").stdout.splitlines()
-    assert "  ran, late  " in oldest
+    assert "  queued, late  " in oldest
     assert json.loads(own_daemon.bgctl("schedule", "list", "--json").stdout)[0]["late"]
     *_, first = json.loads(own_daemon.bgctl("schedule", "history", "slow", "--json").stdout)
     assert first["late"]
