@@ -400,7 +400,7 @@ def _time_in_words(view: JobView, now: float | None) -> str:
     if view.state in GROUPS[0]:
         if now is None:
             return f"since {clock_time(view.started_at)}" if view.started_at else ""
-        does = "waits" if view.needs_node else "runs"
+        does = "waiting" if view.needs_node else "running"
         return f"{does} for {run_time(view)}{_slow_mark(view)}"
     return f"took {took}{_slow_mark(view)}" if (took := run_time(view)) else ""
 

@@ -206,7 +206,7 @@ def _attempt_lines(job: Job, attempt: AttemptView, now: float, shown: set[str]) 
 def _time_label(attempt: AttemptView) -> str:
     if attempt.outcome is not None:
         return "took"
-    return "waits for" if needs_node(attempt) else "runs for"
+    return "waiting for" if needs_node(attempt) else "running for"
 
 
 def _describe_outcome(job: Job, attempt: AttemptView) -> str:

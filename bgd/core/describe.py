@@ -104,7 +104,8 @@ def _days(pattern: Pattern) -> str:
     dates = "" if pattern.days == _ALL_DAYS else f"{_dates(pattern.days)} of {months or 'the month'}"
     weekdays = "" if len(pattern.weekdays) == len(_WEEKDAYS) else _words(pattern.weekdays, _WEEKDAYS, first=0)
     if weekdays:
-        weekdays = f"every {weekdays}" if len(pattern.weekdays) == 1 else f"on {weekdays}"
+        is_range = " to " in weekdays  # "Monday to Friday"
+        weekdays = f"every {weekdays}" if len(pattern.weekdays) == 1 else "on " * (not is_range) + weekdays
     if dates and weekdays:
         words = f"{weekdays} if it is {dates}"
         if pattern.either_day:

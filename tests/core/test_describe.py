@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bgd.core.describe import describe
+from bgd.core.describe import _WEEKDAYS, describe
 from bgd.core.when import Kind, parse_when
 from tests.cron.lines import line
 
@@ -45,7 +45,7 @@ def test_the_words_end_with_the_zone():
         ("15 6,12,18 * * *", "every day at 06:15, 12:15 and 18:15"),
         # days
         ("@weekly", "every Sunday at 00:00"),
-        ("0 9 * * 1-5", "on Monday to Friday at 09:00"),
+        ("0 9 * * 1-5", "Monday to Friday at 09:00"),
         ("0 9 * * mon,wed", "on Monday and Wednesday at 09:00"),
         ("*/5 * * * mon,wed", "every 5 minutes, on Monday and Wednesday"),
         ("@monthly", "on day 1 of the month at 00:00"),
@@ -114,6 +114,6 @@ def test_the_share_of_the_jitter_is_said():
 def test_any_expression_is_said_on_one_line(number):
     said = words(line(number))
 
-    assert said.startswith(("every ", "on "))
+    assert said.startswith(("every ", "on ", *(f"{day} to " for day in _WEEKDAYS)))
     assert "  " not in said
     assert "\n" not in said

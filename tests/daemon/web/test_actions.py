@@ -125,6 +125,7 @@ def test_all_that_match_are_retried_and_others_are_not(client, browser):
     page = browser.get("/job-logs?q=queue:many").text
     assert re.search(r">Retry all 5 that match…<", page)
     assert browser.json("/job-logs/all/retry?q=queue:many+state:cancelled") == {"count": 1}
+    assert ">Retry the 1 that matches…<" in browser.get("/job-logs?q=queue:many+state:cancelled").text
     assert browser.json(path) == {"count": 5}
     assert progress_of(post(browser, path)) == [{"done": 5, "of": 5, "refused": 0, "why": []}, {"end": True}]
     assert {client.job(job.id).state for job in failed} == {"queued"}
@@ -291,7 +292,7 @@ def test_a_person_retries_the_failed_jobs_of_a_batch_and_cancels_it(client, tab)
     retry.dblclick()
     expect(tab.locator("#notice")).to_contain_text("Retry: 1 job done.")
     expect(tab.locator(f"#job-{failed.id}")).to_contain_text("succeeded")
-    expect(tab.locator("#summary")).to_contain_text("1 of 3 jobs have ended")
+    expect(tab.locator("#summary")).to_contain_text("1 of 3 jobs has ended")
     expect(retry).to_be_disabled()
 
     cancel.click()

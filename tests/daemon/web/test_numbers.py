@@ -191,7 +191,7 @@ def check_buttons(browser: Browser, words: str) -> None:
 
     def buttons() -> dict[str, str]:
         page = browser.get(f"/job-logs?{query}").text
-        return dict(re.findall(r'data-many="(\w+)"[^>]*>\w+ all ([0-9,]+) that match', page))
+        return dict(re.findall(r'data-many="(\w+)"[^>]*>\w+ (?:all|the) ([0-9,]+) that match', page))
 
     wait_until(lambda: "retry" in buttons())  # a count that takes over 30 ms is left out
     for verb, number in buttons().items():

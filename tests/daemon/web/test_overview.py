@@ -293,7 +293,7 @@ def test_a_person_pauses_a_queue_and_sets_slots(chrome, client):
     expect(row.locator(".badge")).to_have_count(0)
     tab.click("text=Pause all")
     expect(tab.locator("#banner")).to_contain_text("no job starts")
-    tab.click("text=End the pause of all")
+    tab.click("text=Resume all")
     expect(tab.locator("#banner")).not_to_contain_text("no job starts")
 
     assert complaints == []
