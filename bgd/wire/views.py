@@ -79,8 +79,6 @@ def _viewed(name: str) -> Any:
     """Return the type of an option without its limits: those of the daemon may be others."""
     kind = kind_of(name)
     base = getattr(kind, "__origin__", kind)
-    if base is tuple:  # the alias has no limits, but its items have types
-        base = kind
     return base | None if getattr(JobSpec(), name) is None else base
 
 
