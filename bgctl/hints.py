@@ -135,13 +135,13 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--then --catch --finally": "it is for a batch: `bgctl batch --then 'CMD ARGS' -- PROGRAM ::: ARG...`",
     "--unique-for": "--key TEXT --key-for D queues no second job until D after its end",
     "--dependency --depends --depends-on --needs -a": "--after ID waits for a job",
-    "--label --labels -l": "--tag TEXT labels a job",
+    "--label --labels -l": "--tag TEXT is a label of jobs",
     "--group -g": "--queue NAME chooses the queue",
-    "--description --job-name --title --unit": "--name TEXT names a job",
+    "--description --job-name --title --unit": "--name TEXT is the name of a job",
     "-S": f"--name TEXT names a job, {_SLOTS}",
     "--paused --stashed": "--hold keeps a job from starting",
     "--deadline --ttl": "--expires D cancels a job that has not started within D",
-    "--max-time --runtime --time --time-limit": "--timeout D limits an attempt",
+    "--max-time --runtime --time --time-limit": "--timeout D is the time limit",
     "--attempts --max-retries --restart --retry --tries": "--retries N tries again after a failure",
     "--background --bg --detach -D -d": _BACKGROUND,
     "--resume-failed": "--retry-failed resumes and reruns failed lines",
@@ -160,8 +160,7 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--dedupe --job-id --task-id --unique -k": "--key TEXT queues only one job",
     "--quiet --silent": "leave it out: bgctl prints little, `--ids` of list only ids",
     "--force -9": "`bgctl signal ID -s KILL` kills at once",
-    "--lines": "-n N shows the last lines",
-    "--tail": ("-n N shows the last lines", "--since ID begins after an event"),
+    "--lines --tail": "`bgctl logs -n N ID` shows the last lines of output",
     "--cron --every --on-calendar --schedule --when": (
         "write '0 3 * * *' or 'every 15m' after the name, or use --calendar SPEC",
         _SCHEDULE,
@@ -196,7 +195,6 @@ _OPTIONS: dict[str, str | tuple[str, ...]] = {
     "--mail --mail-type --mail-user": "--notify NAME tells a [notify] target how a job ends",
     "-f": ("--yes asks no question",),
     "-t": ("--timestamps shows the time of each line",),
-    "-n": ("--any waits for the first of several jobs", "leave it out: what is shown is always up to date"),
 }
 OPTIONS = _by_word(_OPTIONS)
 """What to type in place of an option that a verb does not have: the first that the verb understands."""
@@ -213,6 +211,10 @@ _OPTIONS_OF_VERBS = {
         "-l --long --wide": "`bgctl show ID` shows all about a job, --usage what running jobs use",
         "-o --format --output": "--json prints everything, for programs",
     },
+    "events": {"-n --lines --tail": "in a pipe, `tail -n N` prints the last N"},
+    "logs": {"--lines --tail": "-n N shows the last lines"},
+    "wait": {"-n": "--any waits for the first of several jobs"},
+    "watch": {"-d -n": "leave it out: what is shown is always up to date"},
     "backup": {"-f --force --overwrite": "--replace replaces FILE"},
     "batch": {
         "--bar --eta --progress": "`bgctl wait --progress ID` shows how far jobs are",
