@@ -466,8 +466,8 @@ _DEFAULT_WINDOW = 3600.0  # seconds
 def stats_command(daemon: Client, *, window: float) -> None:
     """Show the number of jobs, and recent outcomes and times.
 
-    Then for each queue and each name, busiest first: ended and failed attempts, median wait and duration, and
-    the duration that 95 of 100 stay within.
+    Then for each queue and each name, busiest first: attempts that ended, failed ones among them, median wait
+    and duration, and the duration that 95 of 100 stay within. A job has an attempt more for each retry.
     """
     stats = daemon.stats(window=window)
     lines = [*labelled(_stats_lines(stats))]
@@ -477,7 +477,7 @@ def stats_command(daemon: Client, *, window: float) -> None:
     answer(reply_as_json(stats), *lines)
 
 
-_GROUP_HEADINGS = ("ENDED", "FAILED", "WAITED", "TOOK", "MOST-WITHIN")
+_GROUP_HEADINGS = ("ATTEMPTS", "FAILED", "WAITED", "TOOK", "MOST-WITHIN")
 
 
 def _group_row(group: GroupStats) -> tuple[str, ...]:
@@ -493,7 +493,7 @@ def _stats_lines(stats: Stats) -> list[tuple[str, str]]:
     outcomes = {_ENDED.get(name, name): count for name, count in by_number}
     return [
         ("jobs", _counts(counts)),
-        ("ended", f"in the last {window}: {_counts(outcomes)}"),
+        ("attempts", f"ended in the last {window}: {_counts(outcomes)}"),
         ("waited", _times(stats.wait_median, stats.wait_p95)),
         ("ran", _times(stats.run_median, stats.run_p95)),
         ("oldest", "none is queued" if oldest is None else f"queued {local_time(oldest, time.time())}"),

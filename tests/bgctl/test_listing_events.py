@@ -56,7 +56,7 @@ def test_stats_count_jobs_and_outcomes(own_daemon):
     sheet = own_daemon.bgctl("stats").stdout
     stats = json.loads(own_daemon.bgctl("stats", "--window", "5m", "--json").stdout)
 
-    assert "ended      in the last hour: 2 succeeded, 1 failed (exit code)\n" in sheet
+    assert "attempts   ended in the last hour: 2 succeeded, 1 failed (exit code)\n" in sheet
     assert re.search(r"^ran        median \S+, 95% within \S+$", sheet, re.MULTILINE)
     assert stats["window"] == 300.0
     assert stats["outcomes"] == {"succeeded": 2, "exit": 1}
