@@ -568,9 +568,12 @@ class Pilot:
         if is_failure and state in _MAY_START:
             await self._controller.forbid(self.name, self.number)
         cause = "" if self.stage in _CANCELLED_BY_BGD and state == "CANCELLED" else state
-        if is_failure and cause == "CANCELLED" and self.own is not None:
-            self.own.cancel(_CANCELLED)
+        if is_failure and cause == "CANCELLED":
             is_failure = False
+            if self.own is not None:
+                self.own.cancel(_CANCELLED)
+            else:
+                self._pool.pause(_CANCELLED)
         for key, attempt in self._attempts.items():
             if left.has_all and key not in ends:
                 self._pool.requeue(attempt)

@@ -261,11 +261,16 @@ class PilotPool:
         if pilot.own is not None:
             self._fail([pilot.own], problem)
         elif self._works:
-            log.warning("executor %s: %s; next try in %g s", self.start.executor, problem, _REFUSED)
-            self._is_refused = True
-            self.context.deadlines.after(_REFUSED, self._try_again)
+            self.pause(problem)
         else:
             self._fail(self._waiting.values(), problem)
+
+    def pause(self, problem: str) -> None:
+        """Submit no shared pilot for half a minute."""
+        log.warning("executor %s: %s; next try in %g s", self.start.executor, problem, _REFUSED)
+        self._is_refused = True
+        self.note_reason(self.reason(Cause.NODE, problem))
+        self.context.deadlines.after(_REFUSED, self._try_again)
 
     def _try_again(self) -> None:
         self._is_refused = False

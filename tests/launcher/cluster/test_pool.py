@@ -34,16 +34,17 @@ if TYPE_CHECKING:
 KEY = AttemptKey(STORE, 1, 1)
 
 
+def begin_nothing(action: Any, _: str) -> asyncio.Future[None]:
+    action.close()
+    return asyncio.get_running_loop().create_future()
+
+
 async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait(
     slurm: ScriptedSlurm,
 ) -> None:
     due: list[Any] = []
     given: list[Any] = []
     is_full = True
-
-    def begin(action: Any, _: str) -> asyncio.Future[None]:
-        action.close()
-        return asyncio.get_running_loop().create_future()
 
     def give(attempt: Any) -> None:
         if is_full:
@@ -52,7 +53,7 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
 
     journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
     deadlines = SimpleNamespace(after=lambda _, call: due.append(call))
-    context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin))
+    context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin_nothing))
     pool = PilotPool(
         context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.pilot_start)
     )
@@ -78,6 +79,65 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
     is_full = False
     due.pop()()
     assert (len(given), due) == (3, [])
+
+
+async def test_there_are_never_more_than_twice_as_many_pilots_as_nodes_and_one_is_late_for_each(
+    slurm: ScriptedSlurm,
+) -> None:
+    """None of them has the time for what waits."""
+    begun: list[Any] = []
+    journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
+    deadlines = SimpleNamespace(after=lambda *_: None)
+    context = cast("Context", SimpleNamespace(journal=journal, deadlines=deadlines, begin=begin_nothing))
+    start = replace(slurm.pilot_start, pilot=replace(slurm.pilot_start.pilot, nodes=2))
+    pool = PilotPool(context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=start))
+    for number in range(2):
+        pilot = SimpleNamespace(
+            own=None,
+            slurm=start,
+            is_starting=False,
+            has_room=lambda _: False,
+            is_large_enough=lambda _: True,
+            obstacle="",
+            time_for=lambda *_: 0.0,
+            close_if_spent=lambda: None,
+        )
+        pool._shared[str(number)] = cast("Pilot", pilot)
+
+    def begin(*_: object) -> None:
+        begun.append(SimpleNamespace(**vars(pilot) | {"is_starting": True, "time_for": lambda *_: inf}))
+        pool._shared[f"begun {len(begun)}"] = begun[-1]
+
+    pool._begin = begin  # type: ignore[method-assign, assignment]
+    launch = launch_of("true", slurm=start)
+    pool.add(cast("Any", SimpleNamespace(launch=launch, start=start.pilot, wait_for=lambda _: None)))
+    counts = [len(begun)]
+    for _ in range(3):
+        pool.assign()
+        counts.append(len(begun))
+    assert counts == [1, 2, 2, 2]
+    for each in begun:
+        each.time_for = lambda *_: 0.0
+        each.is_starting = False
+    pool.assign()
+    assert len(begun) == 2
+
+
+async def test_a_pilot_that_got_the_node_of_one_that_ended_does_not_show_how_long_slurm_needs(
+    slurm: ScriptedSlurm,
+) -> None:
+    journal = SimpleNamespace(instance=SimpleNamespace(covers=["the one before"]))
+    context = cast("Context", SimpleNamespace(journal=journal, begin=begin_nothing))
+    pool = PilotPool(
+        context, lambda _: cast("Any", a_controller()), launch_of("true", slurm=slurm.pilot_start)
+    )
+    pool.note_wait(600.0)
+    assert pool.lead == 600.0
+    pool._ended_at = elapsed()
+    pool.note_wait(900.0)
+    assert pool.lead == 600.0
+    pool.note_wait(5.0)
+    assert pool.lead == 5.0
 
 
 async def test_a_job_of_a_pilot_that_bgd_cancelled_since_it_hung_is_unknown(

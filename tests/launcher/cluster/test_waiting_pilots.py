@@ -48,6 +48,21 @@ def test_a_job_whose_waiting_pilot_is_cancelled_in_slurm_is_cancelled_and_not_su
     assert slurm.count("sbatch") == 1
 
 
+def test_jobs_whose_shared_pilot_is_cancelled_while_it_waits_wait_before_the_next_is_submitted(
+    supervisor, slurm
+):
+    job = supervisor.launch("true", slurm=slurm.pilot_start)
+    wait_in_slurm(supervisor, job)
+    [pilot] = slurm.pilots
+    os.killpg(pilot, signal.SIGKILL)
+
+    words = "Slurm says that its allocation was cancelled before it began: CANCELLED"
+    while (waits := supervisor.started(job).waits) is None or waits.problem != words:
+        pass
+
+    assert slurm.count("sbatch") == 1
+
+
 def test_a_job_begins_soon_after_its_pilot_however_long_it_waited(supervisor, slurm):
     job = supervisor.launch("true")
     wait_in_slurm(supervisor, job)
