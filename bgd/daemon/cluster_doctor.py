@@ -80,7 +80,11 @@ def _probe(executor: ExecutorConfig, probe: str) -> Finding:
         said = text.rstrip().rpartition("\n")[2]  # a prolog of the site may write before
         return _finding_on_node(executor, msgspec.json.decode(said, type=_Seen), (began, ended))
     if words.endswith("busy") or words.startswith("no answer"):
-        message = "no node is free now, so its folder and clocks were not checked"
+        pending = ["squeue", "--me", "--noheader", "--states=PENDING", "--format=%r"]
+        _, text, _ = _run(executor, pending, _QUESTION_PATIENCE)
+        reasons = ", ".join(dict.fromkeys(text.splitlines()))  # for example the name of a limit
+        why = f" ({reasons})" if reasons else ""
+        message = f"no node is free now{why}, so its folder and clocks were not checked"
         return note(message, "run `bgctl doctor` again when a node is free")
     if _NO_PROGRAM in words:
         why = words.partition(_NO_PROGRAM)[2].partition(";")[0]

@@ -13,13 +13,22 @@ from bgd import JobSpec, Outcome, State
 from tests.launcher.host import is_alive
 from tests.slurm.gate import kill, parent_of
 from tests.slurm.test_slurm import started, written
-from tests.slurm.two_nodes import serving_as_user
+from tests.slurm.two_nodes import CPUS, NODES, serving_as_user
 from tests.support import DEADLINE, wait_until
 
 
 @pytest.fixture
 def run(client):
     return lambda script, **options: client.submit(["sh", "-c", script], executor="cluster", **options)
+
+
+def why(client, job) -> str:
+    return " ".join(each.problem or "" for each in client.explain(job.id).reasons)
+
+
+def node_of(job) -> str:
+    wait_until(lambda: job.attempts()[0].node)
+    return str(job.attempts()[0].node)
 
 
 def pids_of(pattern: str, daemon) -> list[int]:
@@ -200,3 +209,39 @@ def test_a_pilot_that_cannot_start_says_why(slurm):
     assert "No module named" in (ended.problem or "")
     words = "cannot start: cannot make the folder /proc/nowhere: No such file or directory"
     assert (without_folder.problem or "").startswith(words)
+
+
+def test_a_pilot_on_a_drained_node_ends_after_its_jobs_and_another_takes_what_waits(slurm, client, run, gate):
+    slurm.wait_until_idle()
+    jobs = [started(run(gate.script("exit 0"))) for _ in range(CPUS)]
+    [node] = set(map(node_of, jobs))
+    slurm.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=new kernel")
+    try:
+        waiting = [started(run(gate.script("exit 0"))) for _ in range(CPUS)]  # on the other one
+        assert {node, *map(node_of, waiting)} == set(NODES)
+        last = run("true")
+        wait_until(lambda: f"maintenance of node {node} (draining): new kernel" in why(client, last))
+        gate.open()
+
+        assert [job.wait(DEADLINE).state for job in [*jobs, *waiting, last]] == [State.SUCCEEDED] * 5
+        wait_until(lambda: f"{node} drained" in slurm.run("sinfo", "-h", "-N", "-o", "%N %T", "-p", "main"))
+    finally:
+        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.wait_until_idle()
+
+
+def test_a_job_whose_allocation_is_suspended_says_so_and_goes_on_with_it(slurm, client, run, gate):
+    slurm.wait_until_idle()
+    job = started(run(gate.script("exit 3")))
+    [pilot] = pilots_of(slurm)
+    number = slurm.run("squeue", "-h", f"--name={pilot}", "-o", "%A").strip()
+
+    slurm.run("scontrol", "suspend", number)
+    wait_until(lambda: "SUSPENDED" in why(client, job))
+    assert run("true").wait(DEADLINE).state is State.SUCCEEDED
+    gate.open()
+    assert job.refresh().state is State.RUNNING
+    slurm.run("scontrol", "resume", number)
+
+    ended = job.wait(DEADLINE)
+    assert (ended.exit_code, len(ended.attempts())) == (3, 1)

@@ -12,6 +12,7 @@ import pytest
 from bgd import Outcome, State
 from tests.faults.figures import SHARE
 from tests.slurm.gate import kill, parent_of
+from tests.slurm.test_pilots import why
 from tests.slurm.test_slurm import on_cluster, started, written
 from tests.slurm.two_nodes import running_cluster, what_a_site_lacks
 from tests.support import DEADLINE, wait_until
@@ -77,10 +78,6 @@ def test_jobs_wait_while_munge_is_away(slurm, client):
     assert job.wait(DEADLINE).exit_code == 4
     assert running.refresh().state is State.RUNNING
     running.cancel()
-
-
-def why(client, job) -> str:
-    return " ".join(each.problem or "" for each in client.explain(job.id).reasons)
 
 
 def test_a_node_that_does_not_see_the_folder_is_left_out(slurm, daemon, client):
