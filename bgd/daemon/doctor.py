@@ -536,7 +536,7 @@ def _check_launcher(link: LauncherLink) -> Finding:
             f"no launcher is connected, so nothing starts{': ' if link.problem else ''}{link.problem}",
             "the daemon's log says why; as a service: systemctl status bgd-launcher",
         )
-    if _is_stopped(link.pid):
+    if not link.starts_jobs:
         return problem(
             f"it is stopped: no job starts, and ends of jobs are not noticed (pid {link.pid})",
             f"kill -CONT {link.pid}",
@@ -547,9 +547,3 @@ def _check_launcher(link: LauncherLink) -> Finding:
             "when no job runs, kill the pid that bgctl info shows: new features need a new launcher",
         )
     return ok(f"pid {link.pid}, protocol {link.protocol}")
-
-
-def _is_stopped(pid: int | None) -> bool:
-    with suppress(OSError):  # the process is gone, or belongs to another user
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
-    return False

@@ -79,6 +79,7 @@ class LauncherLink:
         self._connection: _Connection | None = None
         self._is_ending = False
         self._child: subprocess.Popen[bytes] | None = None
+        self._was_stopped = False
         self._to_hold: Held | None = None
         self._questions: dict[int, asyncio.Future[Any]] = {}  # that the launcher has not answered
         self._numbers = itertools.count(_ABOUT_USAGE + 1)
@@ -97,6 +98,11 @@ class LauncherLink:
         return connection is not None and connection.is_ready and not connection.is_closing
 
     @property
+    def starts_jobs(self) -> bool:
+        """Whether a launcher is connected that no signal has stopped."""
+        return self.is_connected and not self._is_stopped()
+
+    @property
     def obstacle(self) -> str | None:
         """Why nothing can start: there is no launcher, or a signal such as SIGSTOP has stopped it."""
         if self.is_connected and self._is_stopped():
@@ -111,9 +117,15 @@ class LauncherLink:
         return f"there is no launcher: {self.problem}"
 
     def _is_stopped(self) -> bool:
+        """Look at the process, and log a change."""
+        was_stopped, self._was_stopped = self._was_stopped, False
         with contextlib.suppress(OSError):  # it is gone
-            return b"\nState:\tT" in Path(f"/proc/{self.pid}/status").read_bytes()
-        return False
+            self._was_stopped = b"\nState:\tT" in Path(f"/proc/{self.pid}/status").read_bytes()
+        if self._was_stopped and not was_stopped:
+            logger.error("the launcher (process %s) is stopped, so no job starts: kill -CONT it", self.pid)
+        elif was_stopped and not self._was_stopped:
+            logger.warning("the launcher (process %s) is no longer stopped", self.pid)
+        return self._was_stopped
 
     @property
     def _patience_left(self) -> float:

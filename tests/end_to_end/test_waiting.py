@@ -6,6 +6,9 @@ import os
 import signal
 import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -78,14 +81,22 @@ def test_a_launcher_that_is_stopped_is_named_as_what_a_job_waits_for(mortal):
         wait_until(lambda: client.info().launcher_pid)
         launcher = client.info().launcher_pid
         assert launcher is not None
+        readyz = f"http://127.0.0.1:{urlsplit(client.info().http).port}/readyz"
         os.kill(launcher, signal.SIGSTOP)
         try:
             job = client.submit(["/bin/true"])
             wait_until(lambda: f"kill -CONT {launcher}" in mortal.bgctl("explain", str(job.id)).stdout)
             assert f"kill -CONT {launcher}" in mortal.bgctl("show", str(job.id)).stdout
+            with pytest.raises(HTTPError, match="503") as refused:
+                urlopen(readyz)
+            assert f"the launcher (process {launcher}) is stopped" in refused.value.read().decode()
         finally:
             os.kill(launcher, signal.SIGCONT)
         assert job.wait(DEADLINE).state is State.SUCCEEDED
+        assert urlopen(readyz).read() == b"ready\n"
+    log = (mortal.folder / "bgd.log").read_text()
+    assert log.count(f"the launcher (process {launcher}) is stopped") == 1
+    assert log.count(f"the launcher (process {launcher}) is no longer stopped") == 1
 
 
 def test_a_job_that_exited_while_the_launcher_was_stopped_is_not_called_suspended(mortal):

@@ -108,8 +108,8 @@ def _daemon(supervisor: Supervisor) -> Iterator[Metric]:
     yield GaugeMetricFamily("bgd_paused", "1 if all queues are paused together.", int(is_paused))
     yield GaugeMetricFamily(
         "bgd_launcher_connected",
-        "1 if the launcher is connected, so that jobs can start.",
-        int(supervisor.link.is_connected),
+        "1 if the launcher is connected and not stopped, so that jobs can start.",
+        int(supervisor.link.starts_jobs),
     )
     yield HistogramMetricFamily(
         "bgd_commit_seconds",

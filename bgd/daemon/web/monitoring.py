@@ -20,11 +20,13 @@ async def health(site: Site, request: HttpRequest) -> PageResponse:
 
 
 async def readiness(site: Site, request: HttpRequest) -> PageResponse:
-    """Say whether jobs can be started now."""
+    """Say whether jobs can be started now. A pause is no obstacle: whoever paused the queues resumes them."""
     del request
-    if site.supervisor.link.is_connected:
+    link = site.supervisor.link
+    if link.starts_jobs:
         return PageResponse(HttpResponse(body=b"ready\n"))
-    return PageResponse(refusal(HTTPStatus.SERVICE_UNAVAILABLE, "no launcher answers yet: no job starts"))
+    reason = link.obstacle or "no launcher answers yet"
+    return PageResponse(refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}: no job starts"))
 
 
 async def metrics(site: Site, request: HttpRequest) -> PageResponse:
