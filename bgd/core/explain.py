@@ -314,9 +314,9 @@ def likely_start(  # noqa: PLR0911 (each for another reason why it is unknown)
         return max(ready_at, now)
     free_at: list[float] = [now] * max(slots.slots - slots.taken, 0)
     for size, likely_end_at in running:
-        if likely_end_at is None:
+        if likely_end_at is None or likely_end_at < now:  # it takes longer than usual
             return None
-        free_at += [max(likely_end_at, now)] * size
+        free_at += [likely_end_at] * size
     if slots.ahead is None or slots.ahead >= MAX_AHEAD or len(free_at) < slots.wanted:
         return None
     if slots.ahead and seconds is None:

@@ -596,7 +596,8 @@ RUNNING = [(1, 110.0), (1, 130.0)]
         ([turn(ahead=2)], RUNNING, None, None),
         ([turn(ahead=0), Reason(cause=Cause.TURN, slots=8, head=9, head_wants=8)], RUNNING, 15.0, None),
         ([turn(taken=1)], RUNNING[:1], None, 100.0),
-        ([turn(taken=2)], [(2, 90.0)], None, 100.0),  # longer than usual: it may end at any moment
+        ([turn(taken=2)], [(2, 90.0)], None, None),  # longer than usual: its end is unknown
+        ([turn(taken=2)], [(2, 100.0)], None, 100.0),
         ([turn()], [(1, None)], 15.0, None),
         ([turn(wanted=3, slots=3)], RUNNING[:1], None, None),  # another one has started meanwhile
         ([turn(ahead=MAX_AHEAD)], RUNNING, 15.0, None),

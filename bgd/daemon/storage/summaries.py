@@ -244,9 +244,8 @@ def likely_ends(
 ) -> tuple[float | None, list[tuple[int, float | None]]]:
     """Return how long a job of this name takes, and when the jobs that run in a queue will likely end.
 
-    `queue` None: those in all queues that take slots of the daemon. A running job without a name, or of a new
-    name, takes as long as the first one; a suspended one forever. With more than MAX_RUNNING jobs it is
-    unknown.
+    `queue` None: those in all queues that take slots of the daemon. The end of a running job without a name,
+    or of a new name, is unknown; a suspended one takes forever. With more than MAX_RUNNING jobs all is.
     """
     cursor = plain_cursor(db)
     with transaction(db, "DEFERRED"):
@@ -259,12 +258,13 @@ def likely_ends(
             return None, [(1, None)]
         names = {name, *(name for name, *_ in running)} - {None}
         seconds = {each: _median_of(cursor, each) for each in names}
-    of_name = seconds.get(name)
     ends = (
-        (slots, inf if suspended else seconds.get(each) or of_name, started_at)
+        (slots, inf if suspended else seconds.get(each), started_at)
         for each, started_at, slots, suspended in running
     )
-    return of_name, [(slots, None if took is None else started_at + took) for slots, took, started_at in ends]
+    return seconds.get(name), [
+        (slots, None if took is None else started_at + took) for slots, took, started_at in ends
+    ]
 
 
 def _median_of(cursor: sqlite3.Cursor, name: str) -> float | None:
