@@ -358,6 +358,13 @@ def check_pages(http: HttpConfig) -> Finding:
     )
 
 
+def check_served(configured: HttpConfig, served: HttpConfig) -> list[Finding]:
+    """Return a finding if the daemon serves no pages although it is configured to."""
+    if configured.listen is None or served.listen is not None:
+        return []
+    return [Finding("pages", Level.PROBLEM, f"not at {configured.listen}", "the daemon's log says why")]
+
+
 def _check_socket(path: str) -> Finding:
     try:
         found = Path(path).lstat()

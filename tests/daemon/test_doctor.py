@@ -7,10 +7,12 @@ import json
 import os
 import resource
 import signal
+import socket
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -323,6 +325,32 @@ def test_pages_that_a_proxy_reaches_only_as_localhost_are_a_warning(tmp_path, se
 
     assert finding.level is level
     assert words in finding.message
+
+
+def pages_in_doctor(home, listen):
+    """Return what doctor says of the pages of a daemon that is to serve them there, and their address."""
+    home.env["BGD_HTTP_LISTEN"] = listen
+    home.submit("true")
+    with home.client() as client:
+        url = client.info().http
+    return [line for line in home.bgctl("doctor").stdout.splitlines() if " pages: " in line], url
+
+
+def test_doctor_names_the_port_of_the_pages_that_are_served_if_the_first_is_taken(home):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        lines, url = pages_in_doctor(home, f"127.0.0.1:{taken.getsockname()[1]}")
+
+    assert [line.split()[-1] for line in lines] == [f"127.0.0.1:{urlsplit(url).port}"]
+
+
+def test_pages_that_cannot_be_served_are_a_problem(home):
+    in_the_way = home.folder / "http.sock"
+    in_the_way.touch()
+
+    lines, url = pages_in_doctor(home, f"unix:{in_the_way}")
+
+    assert url is None
+    assert f"pages: not at unix:{in_the_way}" in lines[-1]
 
 
 def test_a_number_of_cards_is_a_warning_in_the_log_and_of_doctor(home):

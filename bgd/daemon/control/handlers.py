@@ -421,8 +421,11 @@ class RequestHandler:
                 await client.send_and_drain(replies.BackupPart(request.id, size, data))
 
     async def _check_up(self, request: requests.GetCheckup, _: ClientConnection) -> Reply:
+        config, pages = self._supervisor.config, self._reads.authenticator
+        served = replace(config.http, listen=None if pages is None else pages.address)  # a port may be taken
         async with self._checking:
-            found = await doctor.check_all(self._supervisor.config, self._backups.folders)
+            found = await doctor.check_all(replace(config, http=served), self._backups.folders)
+        found += doctor.check_served(config.http, served)
         found += self._supervisor.lost_output.findings()
         found += await self._notifications.findings()
         found += doctor.check_parts(self._supervisor.link, self._backups)

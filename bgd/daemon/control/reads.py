@@ -73,7 +73,7 @@ class ReadHandler:
     ) -> None:
         self._supervisor = supervisor
         self._store = store
-        self._authenticator = authenticator
+        self.authenticator = authenticator
         self._autostarted = autostarted
         self._started_at = time.time()
         self._usual_times = UsualTimes()
@@ -328,17 +328,17 @@ class ReadHandler:
             counts=await self._store.read(summaries.counts),
             launcher_pid=self._supervisor.link.pid,
             store_id=self._store.store_id,
-            http=None if self._authenticator is None else self._authenticator.url,
+            http=None if self.authenticator is None else self.authenticator.url,
             obstacle=self._supervisor.link.obstacle,
             log_dir=as_utf8(self._supervisor.config.log_dir),
             autostarted=self._autostarted,
         )
 
     async def _login(self, request: requests.GetLogin, client: ClientConnection) -> replies.Login:
-        if self._authenticator is None:
+        if self.authenticator is None:
             raise Refused("this daemon serves no pages: see [http] listen, and the daemon's log")
         return replies.Login(
-            request.id, self._authenticator.login_link(client.uid, can_write=not request.read_only)
+            request.id, self.authenticator.login_link(client.uid, can_write=not request.read_only)
         )
 
 

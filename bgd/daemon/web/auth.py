@@ -56,7 +56,7 @@ class Authenticator:
     def __init__(
         self, address: Address, http: HttpConfig, uid: int, sessions: Sessions, secret: bytes
     ) -> None:
-        self._address = address
+        self.address = address
         self._own_host = ""
         if isinstance(address, TcpAddress) and address.host in LOOPBACK:  # where browsers look for .localhost
             self._own_host = f"bgd-{derived(secret, 'name').hex()[:20]}.localhost:{address.port}"
@@ -77,8 +77,8 @@ class Authenticator:
     @property
     def url(self) -> str:
         """The address of the pages, for people: the URL of the list of jobs, or the unix socket."""
-        is_port = isinstance(self._address, TcpAddress)
-        return f"{self._origin}{self.base}/job-logs" if is_port else str(self._address)
+        is_port = isinstance(self.address, TcpAddress)
+        return f"{self._origin}{self.base}/job-logs" if is_port else str(self.address)
 
     def login_link(self, uid: int, *, can_write: bool = True) -> str:
         """Return a link that logs this user in, once and within LINK_SECONDS."""
@@ -100,7 +100,7 @@ class Authenticator:
             )
         await asyncio.to_thread(self._sessions.save)
         is_behind_tls = (
-            isinstance(self._address, UnixAddress) and request.headers.get("x-forwarded-proto") == "https"
+            isinstance(self.address, UnixAddress) and request.headers.get("x-forwarded-proto") == "https"
         )
         limits = f"Path={self.base or '/'}; Max-Age={SESSION_SECONDS:.0f}; HttpOnly; SameSite=Strict"
         limits += "; Secure" if is_behind_tls else ""
@@ -110,10 +110,10 @@ class Authenticator:
     def check_host(self, request: HttpRequest) -> None:
         """Refuse a host that is not ours: a stranger's name may resolve to this machine (DNS rebinding)."""
         host = request.headers["host"].lower()
-        match self._address:
+        match self.address:
             case TcpAddress(port=port):
                 names = (f"{name}:{port}" for name in _LOOPBACK_NAMES)
-                is_ours = host in {str(self._address), self._own_host, *names}
+                is_ours = host in {str(self.address), self._own_host, *names}
                 remedy = "type `bgctl dashboard` for the address of the pages"
             case UnixAddress():
                 name = _HOST.fullmatch(host)
