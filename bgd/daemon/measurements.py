@@ -95,8 +95,7 @@ class Measurements:
                 queue.starts += 1
                 stored = transaction.specs.get(event.job)
                 if event.attempt == 1 and stored is not None:
-                    due_at = max(stored.created_at + stored.spec.delay, stored.spec.at or 0.0)
-                    queue.waits.add(max(event.at - due_at, 0.0))
+                    queue.waits.add(max(event.at - stored.due_at, 0.0))
             elif event.what == Move.RETRY:
                 self.queue(transaction.saves[event.job].job.queue).retries += 1
             elif event.what in _FINISHING:

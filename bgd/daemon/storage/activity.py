@@ -172,8 +172,7 @@ def _add_start(places: Iterable[Counts], start: NewAttempt, stored: StoredSpec |
     for counts in places:
         counts.started += 1
     if start.attempt == 1 and stored is not None:
-        due_at = max(stored.created_at + stored.spec.delay, stored.spec.at or 0.0)
-        bucket = bucket_of(start.at - due_at)
+        bucket = bucket_of(start.at - stored.due_at)
         for counts in places:
             counts.waits[bucket] = counts.waits.get(bucket, 0) + 1
 

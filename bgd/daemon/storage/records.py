@@ -176,6 +176,11 @@ class StoredSpec(Struct, frozen=True, gc=False):
             return cls(replace(spec, env=None), uid, created_at, spec.env)
         return cls(spec, uid, created_at, None if spec.target is not None else env)
 
+    @property
+    def due_at(self) -> float:
+        """The epoch time from which the job waits for its first start: that of its submission, or later."""
+        return max(self.created_at + self.spec.delay, self.spec.at or 0.0)
+
     def whole(self) -> JobSpec:
         """Return the spec with the environment."""
         return self.spec if self.env is None else replace(self.spec, env=self.env)
