@@ -238,13 +238,24 @@ _LABEL = 11  # characters
 def replace_file(path: Path, pieces: Iterable[bytes], mode: int | None = None) -> int:
     """Write all pieces to the file on the disk, or none; return the number of bytes.
 
+    Delete what writers of this file left that were killed: those that still write hold a lock.
+
     `mode`: of the file; None: as the umask says.
     """
+    from fcntl import LOCK_EX, LOCK_NB, flock  # noqa: PLC0415 - few verbs write a file
+    from glob import escape  # noqa: PLC0415 - likewise
+
+    for old in path.parent.glob(f".{escape(path.name)}.????????.part"):
+        with suppress(OSError), old.open("rb") as left:
+            flock(left, LOCK_EX | LOCK_NB)
+            old.unlink()
     new = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(new, flags, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            with suppress(OSError):  # some file systems have no locks, so what is left there stays
+                flock(descriptor, LOCK_EX | LOCK_NB)
             if mode is not None:
                 os.fchmod(descriptor, mode)
             size = sum(map(file.write, pieces))
