@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -368,7 +369,16 @@ def doctor_command(*, notify: str | None) -> int:
     """
     if notify is not None:
         return _test_notification(notify)
-    findings = _findings()
+    # what a remedy advises works as printed, for the same database
+    command = shlex.join(["bgd", *_options_of_bgd(), "--recover"])
+    findings = [
+        replace(
+            each,
+            message=each.message.replace("bgd --recover", command),
+            remedy=each.remedy and each.remedy.replace("bgd --recover", command),
+        )
+        for each in _findings()
+    ]
     answer(as_json(findings), *chain(*map(_finding_lines, findings)))
     is_well = all(each.level in {Level.OK, Level.NOTE} for each in findings)
     return 0 if is_well else exit_codes.REFUSED
@@ -411,12 +421,7 @@ def _findings_without_daemon() -> list[Finding]:
     """Run bgd to check what it would find; it ends at once and starts no jobs."""
     import subprocess  # noqa: PLC0415 - slow to import
 
-    options = global_options()
-    command = [sys.executable, "-P", "-m", "bgd", "--findings"]
-    if options.config is not None:
-        command += ["--config", options.config]
-    if options.system:
-        command.append("--system")
+    command = [sys.executable, "-P", "-m", "bgd", "--findings", *_options_of_bgd()]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_CHECK_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -424,6 +429,12 @@ def _findings_without_daemon() -> list[Finding]:
     if done.returncode:
         raise BgdError(done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
     return msgspec.json.decode(done.stdout, type=list[Finding])
+
+
+def _options_of_bgd() -> list[str]:
+    """Return the options with which bgd reads the same configuration."""
+    options = global_options()
+    return ["--system"] if options.system else ["--config", options.config] if options.config else []
 
 
 _CHECK_TIMEOUT = 60.0  # seconds; bgd allows itself 20 for the database and a backup

@@ -55,19 +55,26 @@ _MAX_ROWS = 5  # that are named in one message
 _PART = ".part"  # suffix of incomplete copies
 
 
-def backups_in(folder: str) -> list[str]:
+def backups_in(folder: str, *, every_name: bool = False) -> list[str]:
     """Return the paths of the backups in a folder, newest first.
+
+    `every_name`: those that `bgctl backup` has written there as well, as NAME.db.
 
     A backup with a time in the future was written before the clock was set back, so it comes last. If it came
     first, newer backups would be deleted as soon as they are written.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_file()]
-    except FileNotFoundError:
-        return []
-    latest = _name_at(now().wall)
-    found = sorted(names, key=lambda name: (name <= latest, name), reverse=True)
+    present = now().wall
+    names = {}  # each with one that says when it was written
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file():
+                continue
+            if _NAME.fullmatch(entry.name):
+                names[entry.name] = entry.name
+            elif every_name and entry.name.endswith(".db") and entry.name != "bgd.db":  # that is in use
+                names[entry.name] = _name_at(min(entry.stat().st_mtime, present + 1))
+    latest = _name_at(present)
+    found = sorted(names, key=lambda name: (names[name] <= latest, names[name]), reverse=True)
     return [f"{folder}/{name}" for name in found]
 
 
@@ -344,11 +351,14 @@ def _recover(config: Config, wanted: str | None, new: str) -> Iterator[str]:
             f"{problem}; nothing is restored: {reason}, and a backup can make bgd run anything",
             "close the folder (chmod go-w), or name a file that you trust: bgd --recover FILE",
         )
-    candidates = backups_in(config.backup.folder) if wanted is None else [wanted]
+    candidates = backups_in(config.backup.folder, every_name=True) if wanted is None else [wanted]
     backup, problems = recovery.newest_sound_copy(candidates, check=partial(recovery.take_copy, new))
     if backup is None:
         tried = "; ".join(problems) or f"{config.backup.folder} has none"
-        raise StoreBroken(f"{problem}; there is no intact backup: {tried}")
+        raise StoreBroken(
+            f"{problem}; there is no intact backup: {tried}",
+            "name another copy (bgd --recover FILE), or move the database away to start with an empty one",
+        )
     highest = max(backup.last_id, recovery.highest_id_in(path), highest_job(config.log_dir))
     stamp = datetime.fromtimestamp(now().wall, UTC).strftime("%Y%m%dT%H%M%SZ")
     restored = recovery.restore(new, path, highest, journal_positions(config.daemon.state_dir), stamp)

@@ -447,9 +447,11 @@ def check_backups(config: Config, patience: float = PATIENCE) -> Finding:
             f"{reason}, and a backup can make bgd run anything: `bgd --recover` takes none from there",
             f"chmod go-w {config.backup.folder}, or choose another [backup] folder",
         )
-    paths = backups_in(config.backup.folder)
+    paths = backups_in(config.backup.folder, every_name=True)
     if not paths:
-        return note(f"none yet in {config.backup.folder}", "bgctl backup FILE writes one")
+        return note(
+            f"none yet in {config.backup.folder}", f"bgctl backup {config.backup.folder}/NAME.db writes one"
+        )
     return _check_copies(paths, every, patience)
 
 

@@ -126,8 +126,8 @@ def open_to_others(newest):
 
 
 def a_link(newest):
-    newest.rename(newest.with_name("elsewhere.db"))
-    newest.symlink_to("elsewhere.db")
+    newest.rename(newest.with_name("elsewhere"))
+    newest.symlink_to("elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import time
 from contextlib import closing
@@ -180,6 +181,39 @@ def test_missing_backups_are_reported(config):
     assert "none yet" in check_backups(config).message
     never = replace(config, backup=replace(config.backup, every=None))
     assert check_backups(never).message == "none are written"
+
+
+def test_copies_that_people_make_in_the_backup_folder_count_and_are_restored(config, backup, path):
+    path.unlink()
+    own = backup.with_name("by-hand.db")
+    backup.rename(own)
+    backup.with_name("bgd.db").write_bytes(b"not a backup")
+
+    assert check_backups(config).message == "1, the newest 0s old and intact"
+    assert f"restored from {own}, which is intact" in recover(config)[1]
+
+
+def test_the_newest_of_all_copies_is_restored_whatever_their_names(config, backup, path):
+    path.unlink()
+    own = backup.with_name("by-hand.db")
+    shutil.copy(backup, own)
+    assert f"restored from {own}, " in recover(config)[1]
+
+    path.unlink()
+    os.utime(own, (1_700_000_000, 1_700_000_000))  # before the time in the other's name
+    assert f"restored from {backup}, " in recover(config)[1]
+
+
+def test_doctor_names_the_command_for_the_same_configuration(home):
+    file = home.folder / "other file.toml"
+    file.write_text("")
+    home.state_dir.mkdir(parents=True, mode=0o700)
+    (home.state_dir / "bgd.db").write_bytes(b"damaged" * 1000)
+
+    shown = home.bgctl("--config", str(file), "doctor").stdout
+
+    assert f"`bgd --config '{file}' --recover` restores the newest backup, if any; or move it away" in shown
+    assert "`bgd --recover" not in shown
 
 
 def test_folder_in_which_no_backup_can_be_written_is_a_problem(folder, tmp_path):

@@ -31,7 +31,7 @@ PRIMARY = 0xFF  # mask: the low byte of SQLite's extended result codes is the ki
 CONTENT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 FATAL = CONTENT | {sqlite3.SQLITE_IOERR}
 
-DAMAGED = "`bgd --recover` restores the newest backup; or move it away to start with an empty one"
+DAMAGED = "`bgd --recover` restores the newest backup, if any; or move it away to start with an empty one"
 FORBIDDEN = "bgd's user must be able to write the file and its folder"
 
 P = ParamSpec("P")
