@@ -158,7 +158,7 @@ class Pilot:
 
     def has_room(self, attempt: PilotRun) -> bool:
         """Whether it can take an attempt now."""
-        if not self._is_connected or self.stage is not Stage.WORKING or self.node is None:
+        if self._ready is None or self.stage is not Stage.WORKING or self.node is None:
             return False
         if self.own is not None:
             return self.own is attempt and attempt.is_waiting
@@ -233,30 +233,29 @@ class Pilot:
             self._pool.begin(self._folder.remove())  # which may hang
 
     @property
-    def _is_connected(self) -> bool:
-        return self._connection is not None and self._connection.is_ready
+    def _ready(self) -> PilotConnection | None:
+        """Its connection, once the snapshot is complete."""
+        connection = self._connection
+        return connection if connection is not None and connection.is_ready else None
 
     def send(self, message: ToLauncher) -> bool:
         """Send a message; return False if there is no connection. The next one begins with `_repeat`."""
-        if self._connection is None or not self._connection.is_ready:
-            return False
-        self._connection.send(message)
-        return True
+        if (connection := self._ready) is not None:
+            connection.send(message)
+        return connection is not None
 
     def ask_usage(self) -> asyncio.Future[list[AttemptUsage]] | None:
         """Ask what its attempts use; return None without a connection."""
-        connection = self._connection
-        return connection.ask_usage() if connection is not None and connection.is_ready else None
+        return None if (connection := self._ready) is None else connection.ask_usage()
 
     def ask(self, key: AttemptKey) -> asyncio.Future[bool | None] | None:
         """Ask whether an attempt has not ended, once it is settled; return None without a connection."""
-        connection = self._connection
-        return connection.ask(key) if connection is not None and connection.is_ready else None
+        return None if (connection := self._ready) is None else connection.ask(key)
 
     def _repeat(self, attempt: PilotRun) -> None:
-        if self._connection is not None and self._connection.is_ready and self.node is not None:
+        if self._ready is not None and self.node is not None:
             for message in attempt.messages(self._variables(self.node)):
-                self._connection.send(message)
+                self.send(message)
 
     def _variables(self, node: PilotNode) -> dict[str, str]:
         """Return the variables of Slurm for an attempt: its node, or its whole allocation."""
