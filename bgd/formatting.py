@@ -182,7 +182,7 @@ _EXPIRED = "expired"
 
 
 def _failure_in_words(view: JobView) -> str:
-    kind = (view.problem or "").partition(":")[0]
+    kind = one_line((view.problem or "").partition(":")[0])  # a job may name its exceptions as it likes
     match view.outcome:
         case Outcome.EXIT:
             return f"failed ({view.exit_code})"
@@ -257,7 +257,7 @@ def reason_in_words(view: JobView) -> str:
     match view.state:
         case State.FAILED:
             if view.outcome is Outcome.ERROR:
-                return view.problem or outcome_in_words(view)
+                return one_line(view.problem) if view.problem else outcome_in_words(view)
             return outcome_in_words(view) if words.startswith(State.FAILED) else words
         case State.SCHEDULED if view.attempt and view.outcome not in {None, Outcome.SNOOZED}:
             return f"retry after {outcome_in_words(view)}"

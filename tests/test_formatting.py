@@ -162,6 +162,7 @@ def test_a_shell_reads_a_quoted_word_as_it_was(word):
         ("failed (SIGSEGV)", {"outcome": Outcome.SIGNAL, "signal": 11}),
         ("failed (signal 40)", {"outcome": Outcome.SIGNAL, "signal": 40}),
         ("failed (ReportError)", {"outcome": Outcome.ERROR, "problem": "app.errors.ReportError: no data"}),
+        ("failed (E\u241b<U+202E>)", {"outcome": Outcome.ERROR, "problem": "E\x1b\u202e: no data"}),
         ("failed", {"outcome": Outcome.ERROR}),
         ("failed", {"outcome": Outcome.CANCELLED}),
         ("no program", {"outcome": Outcome.NOT_STARTED, "problem": "program not found: nosuch"}),

@@ -22,6 +22,7 @@ from bgd import AsyncClient, BgdError, NoSuchJob, Refused
 from bgd.brief import command_line, run_time
 from bgd.client.programs import CannotStart
 from bgd.core.filters import words_for
+from bgd.core.job import Outcome
 from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
 from bgd.escape import begun_at_end, one_line
@@ -392,13 +393,15 @@ def _how_to_wait(*jobs: int) -> str:
 
 
 def job_line(view: JobView) -> str:
-    """Return the state of a job on one line, with the exit code and the time of one that has ended."""
+    """Return the state of a job on one line, and in another one the error that it has reported."""
     code = None
     if view.state in FINISHED and view.outcome is not None:
         code = exit_code_of(view.outcome, view.exit_code, view.signal)
-    said = [reason_in_words(view), "" if code is None else f"exit code {code}", excerpt(view.problem or "")]
-    details = ", ".join(filter(None, dict.fromkeys([*said, run_time(view)])))
-    return f"job {view.id} {view.state}{details and f' ({details})'}: {command_line(view, _SHORT)}"
+    reason = "" if view.outcome is Outcome.ERROR else reason_in_words(view)
+    reason, end = excerpt(reason), "" if code is None else f"exit code {code}"
+    details = ", ".join(filter(None, dict.fromkeys([reason, end, run_time(view)])))
+    error = f"\nerror (untrusted): {excerpt(view.problem)}" if view.problem else ""
+    return f"job {view.id} {view.state}{details and f' ({details})'}: {command_line(view, _SHORT)}{error}"
 
 
 def plain(output: bytes) -> str:
