@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from bgd.core.explain import Cause
 from bgd.core.job import JobId, Outcome, State
 from bgd.daemon import retries
+from bgd.daemon.control import handlers
 from bgd.wire.replies import Acted, Submitted
 from bgd.wire.requests import Cancel, Changes, Edit, Remove, Retry, Selection, Submit
 from tests.daemon.harness import SLOTS, UID, command, configure, served
@@ -45,10 +46,12 @@ async def finish(life, launcher, job, attempt=1, **how):
     await life.heard()
 
 
+@pytest.mark.parametrize("portion", [1, 2, 200])
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1)])
 async def test_retried_jobs_wait_for_each_other_again_in_whatever_order_they_are_named(
-    config, launcher, order
+    config, launcher, order, portion, monkeypatch
 ):
+    monkeypatch.setattr(handlers, "ACTIONS_PER_TRANSACTION", portion)
     async with served(config, launcher) as life:
         caller, jobs = await pipeline(life, launcher, after_latest, after_latest)
         assert await states(life, jobs) == [State.FAILED, State.CANCELLED, State.CANCELLED]

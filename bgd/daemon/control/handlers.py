@@ -226,10 +226,14 @@ class RequestHandler:
         if request.where is not None:
             await self._act_on_all(request.id, actions, verb, request.where, given, client)
             return None
-        jobs, results = list(dict.fromkeys(request.jobs)), dict[int, replies.ActResult]()
-        for start in range(0, len(jobs), ACTIONS_PER_TRANSACTION):
-            done = await actions.act(verb, jobs[start : start + ACTIONS_PER_TRANSACTION], **given)
+        results: dict[int, replies.ActResult] = {}
+        rest = sorted({*request.jobs})  # jobs wait for earlier ones, which are retried before them
+        while rest:
+            done = await actions.act(verb, rest[:ACTIONS_PER_TRANSACTION], **given)
+            along = [self._supervisor.get(JobId(job)) for each in done for job in each.along]
+            results |= {job.id: replies.ActResult(job.id, job.state) for job in along if job is not None}
             results |= {each.job: each for each in done}
+            rest = [job for job in rest[ACTIONS_PER_TRANSACTION:] if job not in results]
             await self._supervisor.saved()
         return replies.Acted(request.id, [results[job] for job in request.jobs])
 
