@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import msgspec
@@ -477,18 +476,28 @@ def _converted(values: dict[str, Any], kind: type[S]) -> S:
 
 
 class Caller:
-    """What a command inherits from this process. Each value is read once, at first use."""
+    """What a command inherits from this process. Each value is read once, at first use.
 
-    @cached_property
+    Without the lock that `functools.cached_property` has in Python 3.11: a child that is forked while another
+    thread holds it would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._environment: dict[str, str] | None = None
+        self._folder: str | None = None
+        self._umask: int | None = None
+
+    @property
     def environment(self) -> dict[str, str]:
         """The environment of a command by default: all variables except those meant for the caller alone.
 
         Warns about variables that are not UTF-8, because they are left out. Not to be changed.
         """
-        env, undecodable = _inherited()
-        if undecodable:
-            warnings.warn(f"not passed on, because not UTF-8: {', '.join(undecodable)}", stacklevel=2)
-        return env
+        if self._environment is None:
+            self._environment, undecodable = _inherited()
+            if undecodable:
+                warnings.warn(f"not passed on, because not UTF-8: {', '.join(undecodable)}", stacklevel=2)
+        return self._environment
 
     def chosen_environment(self, wanted: str | Iterable[str]) -> dict[str, str]:
         """Return the `wanted` part of the environment: "all", "none" or names."""
@@ -499,7 +508,7 @@ class Caller:
         names = {wanted} if isinstance(wanted, str) else set(wanted)
         return {name: value for name, value in self.environment.items() if name in names}
 
-    @cached_property
+    @property
     def folder(self) -> str:
         """The working directory.
 
@@ -507,10 +516,11 @@ class Caller:
             Refused: it no longer exists.
         """
         try:
-            return os.getcwd()  # noqa: PTH109 - a Path of it would take longer than to ask for it
+            self._folder = self._folder or os.getcwd()  # noqa: PTH109 - a Path would take longer
         except OSError as error:
             problem = "is gone" if isinstance(error, FileNotFoundError) else f"has no path: {error.strerror}"
             raise Refused(f"the working directory {problem}: change to another, or give cwd") from error
+        return self._folder
 
     def absolute(self, path: str | os.PathLike[str]) -> Path:
         """Return a path that, if it is relative, starts at the working directory."""
@@ -519,12 +529,13 @@ class Caller:
         given = Path(path)
         return given if given.is_absolute() else Path(self.folder, given)
 
-    @cached_property
+    @property
     def umask(self) -> int:
-        umask = read_umask()
-        if umask is None:
-            raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
-        return umask
+        if self._umask is None:
+            self._umask = read_umask()
+            if self._umask is None:
+                raise Refused("/proc/self/status does not show the umask: that takes Linux 4.7 or newer")
+        return self._umask
 
 
 def _inherited() -> tuple[dict[str, str], list[str]]:

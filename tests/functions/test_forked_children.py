@@ -6,9 +6,11 @@ import asyncio
 import http.client
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bgd import AsyncClient, Client, using
+from bgd.client import specs
 from bgd.executor import Executor
 from tests.functions import tasks
 from tests.support import DEADLINE, ROOT, Daemon, wait_until
@@ -102,6 +105,31 @@ def test_a_child_needs_no_lock_that_another_thread_held(client):
 
         held.release()
         assert [done.result(DEADLINE).state for done in waiting] == ["succeeded"] * 2
+
+
+def test_a_child_does_not_wait_for_a_thread_that_read_the_environment(client, monkeypatch):
+    inherited, reads, goes_on = specs._inherited, threading.Event(), threading.Event()
+
+    def read_slowly():
+        if threading.current_thread() is not threading.main_thread():
+            reads.set()
+            goes_on.wait(DEADLINE)
+        return inherited()
+
+    def submit_in_time() -> int:
+        signal.alarm(int(DEADLINE))
+        return submit(client)
+
+    monkeypatch.setattr(specs, "_inherited", read_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(submit, client)
+        reads.wait(DEADLINE)
+
+        answer = in_child(submit_in_time)
+
+        goes_on.set()
+        assert other.result(DEADLINE) == 0
+    assert answer == "0"
 
 
 def test_a_thread_of_a_child_uses_the_client(client):
