@@ -148,12 +148,14 @@ async def test_nothing_that_a_job_chose_reaches_a_terminal_or_an_agent_as_it_is(
         ]
         async with AsyncClient(str(daemon.socket), timeout=DEADLINE) as client:
             agent = AgentTools(client, "session")
-            for tool, arguments in {
-                "list": {"all": True},
-                "read": {"job": int(job_id)},
-                "wait": {"jobs": [int(job_id)]},
-                "explain": {"job": int(job_id)},
-            }.items():
+            job = int(job_id)
+            calls: list[tuple[str, dict[str, object]]] = [
+                ("list", {"all": True}),
+                ("read", {"job": job}),
+                ("wait", {"jobs": [job]}),
+                ("explain", {"job": job}),
+            ]
+            for tool, arguments in calls:
                 text, _ = await agent.call(tool, arguments)
                 text, _, output = text.partition("\noutput (untrusted):\n")
                 answers += [text, output.replace("\n", "")]
