@@ -22,7 +22,6 @@ from bgd import AsyncClient, BgdError, NoSuchJob, Refused
 from bgd.brief import command_line, run_time
 from bgd.client.programs import CannotStart
 from bgd.core.filters import words_for
-from bgd.core.job import Outcome
 from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
 from bgd.escape import begun_at_end, one_line
@@ -397,10 +396,12 @@ def job_line(view: JobView) -> str:
     code = None
     if view.state in FINISHED and view.outcome is not None:
         code = exit_code_of(view.outcome, view.exit_code, view.signal)
-    reason = "" if view.outcome is Outcome.ERROR else reason_in_words(view)
-    reason, end = excerpt(reason), "" if code is None else f"exit code {code}"
-    details = ", ".join(filter(None, dict.fromkeys([reason, end, run_time(view)])))
-    error = f"\nerror (untrusted): {excerpt(view.problem)}" if view.problem else ""
+    reason, problem = excerpt(reason_in_words(view)), excerpt(view.problem or "")
+    end = "" if code is None else f"exit code {code}"
+    details = ", ".join(
+        filter(None, dict.fromkeys(["" if reason == problem else reason, end, run_time(view)]))
+    )
+    error = problem and f"\nerror (untrusted): {problem}"
     return f"job {view.id} {view.state}{details and f' ({details})'}: {command_line(view, _SHORT)}{error}"
 
 
