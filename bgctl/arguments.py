@@ -9,58 +9,68 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from inspect import Parameter, Signature
+from itertools import chain, repeat
 from pathlib import Path
-
-from msgspec import Struct
+from typing import Any
 
 from bgctl.common import WrongUsage, say
 from bgd import BgdError, Client, config
 from bgd.core.target import PythonTarget, parse_target
+from bgd.errors import nearest
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Annotation = ast.expr | None
 
 
-class Signature(Struct, frozen=True):
-    """The annotations of a function's parameters, without the object of a method."""
-
-    positional: tuple[Annotation, ...] = ()
-    rest: Annotation = None  # of *args
-    named: dict[str, Annotation] = {}
-
-
-def read_words(
-    daemon: Client, target: str, words: Sequence[str], before: int = 0
+def read_arguments(
+    daemon: Client,
+    target: str,
+    words: Sequence[str],
+    positional: Sequence[object] = (),
+    named: Mapping[str, object] | None = None,
 ) -> tuple[list[object], dict[str, object]]:
-    """Return the positional and named arguments in the words of a command line.
+    """Return the positional and named arguments in the words of a command line, after those given here.
 
-    `before`: number of positional arguments that precede them. A word for a parameter without annotation
-    stays text. If it looks like a number, a message says so.
+    A word for a parameter without annotation stays text. If it looks like a number, a message says so.
 
     Raises:
-        WrongUsage: a word is not of the type that the annotation asks for.
+        WrongUsage: a word is not of the type that the annotation asks for, an argument is missing, unknown or
+            given twice, or there is no such function.
     """
-    found = _signature(daemon, target)
-    signature = Signature() if found is None else found
-    positional: list[object] = []
-    named: dict[str, object] = {}
+    signature = _signature(daemon, target)
+    parameters = [] if signature is None else list(signature.parameters.values())
+    in_order = [each for each in parameters if each.kind in _IN_ORDER]
+    by_name = {each.name: each for each in parameters if each.kind in _BY_NAME}
+    rest = next((each.annotation for each in parameters if each.kind is Parameter.VAR_POSITIONAL), None)
+    positional, named = list(positional), dict(named or {})
     unsure: list[str] = []  # texts that may be meant as another type
     for word in words:
         name, equals, text = word.partition("=")
-        if equals and name in signature.named:
-            kinds = _kinds(signature.named[name])
+        if equals and name in by_name:
+            if name in named:
+                raise WrongUsage(f"{name} is given twice")
+            kinds = _kinds(by_name[name].annotation)
             named[name] = _read(text, kinds, f"argument {name} of {target}")
         else:
-            at, text = before + len(positional), word
-            kinds = _kinds(signature.positional[at] if at < len(signature.positional) else signature.rest)
+            at, text = len(positional), word
+            kinds = _kinds(in_order[at].annotation if at < len(in_order) else rest)
             positional.append(_read(word, kinds, f"argument {at + 1} of {target}"))
-        if not kinds and (_NUMBER.fullmatch(text) or (found is None and equals and name.isidentifier())):
+        if not kinds and (_NUMBER.fullmatch(text) or (signature is None and equals and name.isidentifier())):
             unsure.append(word)
+    if signature is not None:
+        try:
+            signature.bind(*positional, **named)
+        except TypeError as error:
+            raise WrongUsage(f"{target}({', '.join(signature.parameters)}): {error}") from None
     if unsure:
-        why = f"the source of {target} was not found here" if found is None else "it has no annotation"
+        why = f"the source of {target} was not found here" if signature is None else "it has no annotation"
         say(f"{unsure[0]!r} is passed as text, because {why}; --args and --kwargs pass other types")
     return positional, named
+
+
+_IN_ORDER = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 # --- values -------------------------------------------------------------------------------------------------
@@ -171,7 +181,11 @@ _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what ast
 
 
 def _signature(daemon: Client, target: str) -> Signature | None:
-    """Return the signature of a target; None if it cannot be read here."""
+    """Return the signature of a target, with its annotations as parsed; None if it cannot be read here.
+
+    Raises:
+        WrongUsage: its module is read, and surely has no such function.
+    """
     try:
         wanted = parse_target(target)
         if not isinstance(wanted, PythonTarget):
@@ -182,22 +196,54 @@ def _signature(daemon: Client, target: str) -> Signature | None:
         return None  # the daemon says what is wrong with the target
     owner = _defined(module, wanted.name)
     function = owner if wanted.method is None else _defined(owner, wanted.method)
+    if source is not None and not _MAY_DEFINE_ANYTHING.search(source):
+        _check_is_named(target, wanted.name, module, source)
+        if (
+            wanted.method is not None
+            and isinstance(owner, ast.ClassDef)
+            and not (owner.bases or owner.keywords or owner.decorator_list)
+        ):
+            _check_is_named(target, wanted.method, owner, source)
     if not isinstance(function, Function) or isinstance(owner, Function) != (wanted.method is None):
         return None
     of_class = wanted.method is not None and not any(
         isinstance(each, ast.Name) and each.id == "staticmethod" for each in function.decorator_list
     )
-    return _signature_of(function.args, skipped=int(of_class))
+    decorators = {ast.unparse(each).partition("(")[0] for each in function.decorator_list}
+    return _signature_of(function.args, int(of_class), is_exact=decorators <= _SAME_ARGUMENTS)
 
 
-def _signature_of(taken: ast.arguments, skipped: int) -> Signature:
-    both = [*taken.posonlyargs, *taken.args][skipped:]
-    by_name = [*(each for each in both if each not in taken.posonlyargs), *taken.kwonlyargs]
-    return Signature(
-        tuple(each.annotation for each in both),
-        taken.vararg.annotation if taken.vararg else None,
-        {each.arg: each.annotation for each in by_name},
-    )
+_SAME_ARGUMENTS = {"staticmethod", "classmethod", "job", "bgd.job"}  # decorators
+_MAY_DEFINE_ANYTHING = re.compile(rb"import\s*\*|__getattr__|__dict__|globals|locals|vars|setattr|exec")
+
+
+def _check_is_named(target: str, name: str, owner: ast.AST | None, source: bytes) -> None:
+    """Refuse the name of a function or class of a module or class that stands nowhere in the source."""
+    if not re.search(rf"\b{re.escape(name)}\b", source.decode(errors="replace")):
+        names = [
+            each.name for each in getattr(owner, "body", []) if isinstance(each, Function | ast.ClassDef)
+        ]
+        kind = "class" if isinstance(owner, ast.ClassDef) else "module"
+        raise WrongUsage(f"{target}: its {kind} defines no {name} ({nearest(name, names)})")
+
+
+def _signature_of(taken: ast.arguments, skipped: int, *, is_exact: bool) -> Signature:
+    """Return the signature of parameters; unless `is_exact`, it takes all arguments."""
+
+    def parameter(each: ast.arg, kind: Any, default: ast.expr | None) -> Parameter:
+        value = Parameter.empty if default is None and is_exact else default
+        return Parameter(each.arg, kind, default=value, annotation=each.annotation)
+
+    both = [*taken.posonlyargs, *taken.args]
+    defaults = [None] * (len(both) - len(taken.defaults)) + taken.defaults
+    kinds = [_IN_ORDER[at >= len(taken.posonlyargs)] for at in range(len(both))]
+    parameters = [*map(parameter, both, kinds, defaults)][skipped:]
+    if rest := taken.vararg or (None if is_exact else ast.arg("args_")):
+        parameters.append(Parameter(rest.arg, Parameter.VAR_POSITIONAL, annotation=rest.annotation))
+    parameters += map(parameter, taken.kwonlyargs, repeat(Parameter.KEYWORD_ONLY), taken.kw_defaults)
+    if rest := taken.kwarg or (None if is_exact else ast.arg("kwargs_")):
+        parameters.append(Parameter(rest.arg, Parameter.VAR_KEYWORD))
+    return Signature(parameters)
 
 
 def _defined(owner: ast.AST | None, name: str) -> ast.AST | None:

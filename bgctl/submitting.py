@@ -142,13 +142,9 @@ def call_command(
     """
     positional: list[object] = with_references(json_option("--args", given.pop("args_text"), list))
     keywords = with_references(json_option("--kwargs", given.pop("kwargs_text"), dict)) | _keywords(named)
-    if args:
-        from bgctl.arguments import read_words  # noqa: PLC0415 - it reads the configuration and source
+    from bgctl.arguments import read_arguments  # noqa: PLC0415 - it reads the configuration and source
 
-        more, by_name = read_words(daemon, target, args, before=len(positional))
-        if twice := sorted(by_name.keys() & keywords):
-            raise click.UsageError(f"{twice[0]} is given twice")
-        positional, keywords = positional + more, keywords | by_name
+    positional, keywords = read_arguments(daemon, target, args, positional, keywords)
     options = job_options(daemon, given)
     options["check"] = False  # what bgctl itself imports, such as click, may be another version in the worker
     job = daemon.call(target, positional, keywords, **options)

@@ -121,7 +121,7 @@ ROOMS = {
     " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.units"
     " bgd.wire.schedules",
     "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
-    "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.Client bgd.config"
+    "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.errors bgd.Client bgd.config"
     " bgd.core.target",
     # the one module that imports the SDK of the Model Context Protocol, where that is installed
     "bgctl/agents/mcp.py": f"{STANDARD} {VERSION} anyio mcp msgspec bgctl bgd.client bgd.errors",

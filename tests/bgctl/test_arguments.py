@@ -11,7 +11,11 @@ raise SystemExit("bgctl must not import this module")
 
 def f(a: int, b: "float | None" = None, *, flag: bool = False, items: list[str] = (), x: int | str = 0): ...
 def plain(a, *rest): ...
-def odd(a: Unknown | int): ...
+def odd(a: Unknown | int, *rest): ...
+@wrapped
+def changed(a): ...
+@bgd.job(retries=3)
+def kept(a): ...
 
 class C:
     def method(self, n: int, table: dict): ...
@@ -44,6 +48,7 @@ def annotated():
         (["C.method", "1", '{"k": 2}'], [1, {"k": 2}], {}),
         (["C.static", "1"], [1], {}),
         (["plain", "word", "b=c"], ["word", "b=c"], {}),
+        (["changed", "x", "y"], ["x", "y"], {}),
     ],
 )
 def test_a_function_gets_what_its_annotations_ask_for(annotated, words, args, kwargs):
@@ -79,9 +84,15 @@ def test_json_refers_to_the_result_of_another_job(annotated):
         (["f", "1", "flag=maybe"], "argument flag of annotated:f must be true or false, not 'maybe'"),
         (["f", "1", "items={}"], "argument items of annotated:f must be a JSON array, not '{}'"),
         (["f", "a=1", "--kw", "a=2"], "a is given twice"),
+        (["f", "b=1"], "annotated:f(a, b, flag, items, x): missing a required argument: 'a'"),
+        (["kept", "1", "2"], "annotated:kept(a): too many positional arguments"),
+        (["C.static", "--args", "[1, 2]"], "annotated:C.static(n): too many positional arguments"),
+        (["kept", "1", "--kw", "b=1"], "annotated:kept(a): got an unexpected keyword argument 'b'"),
+        (["plane"], "annotated:plane: its module defines no plane (did you mean plain?)"),
+        (["C.nosuch"], "annotated:C.nosuch: its class defines no nosuch (known are method, static)"),
     ],
 )
-def test_a_word_of_another_type_is_refused_in_one_line(annotated, words, message):
+def test_a_call_that_cannot_succeed_is_refused_in_one_line(annotated, words, message):
     function, *rest = words
 
     done = annotated.bgctl("call", f"annotated:{function}", *rest)

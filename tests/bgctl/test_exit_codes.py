@@ -182,5 +182,6 @@ def test_a_failed_class_job_shows_its_exception(own_daemon):
     assert "failed (ValueError: no \u241b[31mluck\u240axxx" in done.stderr
     assert done.stderr.endswith("xxx...)\n")
 
-    missing = own_daemon.bgctl("call", "--wait", "--retries", "0", "quarrel:g").stdout.strip()
+    with own_daemon.client() as client:
+        missing = str(client.call("quarrel:g", retries=0).wait(20).id)
     assert own_daemon.bgctl("show", missing).stdout.count("has no 'g'") == 1  # no traceback repeats it
