@@ -299,7 +299,7 @@ class LauncherLink:
         connection, self._connection = self._connection, None
         if connection is not None:
             # a launcher that has not answered yet gets it, too: it reads in order
-            connection.frames.send(encode(launching.Goodbye()))
+            connection.frames.send(encode(launching.Goodbye(self._store.store_id, self._position)))
             connection.hang_up()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(connection.lost.wait(), GOODBYE_SECONDS)

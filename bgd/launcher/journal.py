@@ -255,14 +255,15 @@ class Journal:
         if position > self.position(store):
             self._positions[store] = position
 
-    def record_generation(self, store: str, generation: int) -> None:
-        """Record a generation, and the position with it.
+    def record_supervisor(self, store: str, generation: int, position: int) -> None:
+        """Record the generation and position of a store's supervisor.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; then only this launcher remembers them.
         """
-        if self._generations.get(store) != generation:
+        if generation != self.generation(store) or position > self.position(store):
             self._generations[store] = generation
+            self.raise_position(store, position)
             self._append(Generation(store, generation, self.position(store)))
 
     def record_search_done(self) -> None:

@@ -236,9 +236,8 @@ class Supervisors:
             self._channel.connect(connection.transport)
             self._active = connection
         self._has_goodbye = False
-        self._journal.raise_position(store, greeting.position)
-        with or_without("a supervisor's generation"):  # then only this launcher remembers it
-            self._journal.record_generation(store, greeting.generation)
+        with or_without("a supervisor's generation"):
+            self._journal.record_supervisor(store, greeting.generation, greeting.position)
         self._attempts.unwatch_all()
         instance, position = self._journal.instance, self._journal.position(store)
         who = launching.LAUNCHING_PROTOCOL, instance.id, os.getpid(), instance.covers
@@ -286,7 +285,9 @@ class Supervisors:
                 self._channel.send(self._welcome)
             case launching.Greeting() | launching.TradeSockets() | launching.OpenKeyboard():
                 pass  # `receive` has handled it
-            case launching.Goodbye():
+            case launching.Goodbye(store, position):
+                with or_without("a supervisor's position"):
+                    self._journal.record_supervisor(store, self._journal.generation(store), position)
                 self._has_goodbye = True
                 self.check_exit()
 

@@ -282,7 +282,13 @@ class OpenKeyboard(Struct, frozen=True, tag="keyboard"):
 
 
 class Goodbye(Struct, frozen=True, tag="goodbye"):
-    """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6)."""
+    """Announce an orderly end of the supervisor. A launcher started by hand then ends too, when idle (R6).
+
+    `store`, `position`: as in Greeting.
+    """
+
+    store: str = ""
+    position: int = 0
 
 
 ToLauncher = (

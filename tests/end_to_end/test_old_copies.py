@@ -121,6 +121,16 @@ def test_an_older_copy_is_noticed_while_the_launcher_does_not_answer(home):
     home.start()
 
 
+def test_an_older_copy_is_noticed_even_if_no_job_has_started_since(home):
+    copy = backed_up(home)
+    held = int(home.submit("--hold", "true"))
+    put_back(home, copy)
+    assert "is an older copy" in refused_start(home)
+
+    home.start()
+    assert int(home.submit("true")) > held
+
+
 def recovered(home, copy):
     """Stop bgd, lose its database, and have `bgd --recover` restore the copy; return its report."""
     home.process.send_signal(signal.SIGTERM)

@@ -63,7 +63,7 @@ def test_a_damaged_record_is_dropped_and_those_after_it_are_read(path, journal):
 
 
 def test_every_record_is_read_back(path, journal):
-    journal.record_generation("store", 5)
+    journal.record_supervisor("store", 5, 0)
     journal.add_step(BEGAN)
     journal.add_step(FIRST)
     journal.add_end(ENDED, durable=True)
@@ -85,7 +85,7 @@ def test_what_is_forgotten_stays_forgotten(path, journal):
 
 
 def test_what_still_counts_passes_on_to_the_next_launcher_and_the_one_after(path, journal):
-    journal.record_generation("store", 5)
+    journal.record_supervisor("store", 5, 0)
     journal.add_step(BEGAN)
     journal.add_end(ENDED, durable=False)
     expected = read(path)
@@ -147,7 +147,7 @@ def test_it_shrinks_when_everything_in_it_is_obsolete(path, journal):
 
 
 def test_it_shrinks_and_keeps_the_records_that_count(path, journal):
-    journal.record_generation("store", 5)
+    journal.record_supervisor("store", 5, 0)
     journal.add_step(BEGAN)
     journal.add_step(FIRST)
     for job in range(100, 20_100):
@@ -164,8 +164,8 @@ def test_it_shrinks_and_keeps_the_records_that_count(path, journal):
 
 
 def test_the_highest_generation_of_each_store_is_remembered(path, journal):
-    journal.record_generation("one", 5)
-    journal.record_generation("other", 1)
+    journal.record_supervisor("one", 5, 0)
+    journal.record_supervisor("other", 1, 0)
 
     assert (journal.generation("one"), journal.generation("other"), journal.generation("third")) == (5, 1, 0)
     assert read(path).generations == {"one": 5, "other": 1}
