@@ -1,4 +1,4 @@
-"""Count what fixed workloads cost: system calls, SQL statements, bytes, wake-ups, function calls, modules.
+"""Count what fixed workloads cost: system calls, SQL statements, bytes, memory, wake-ups, modules.
 
 None of the figures depends on a clock.
 """
@@ -19,9 +19,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
-from types import FrameType
 
-import bgd
 from bgd import Client, Job
 from tests.daemon.web.browsing import Browser
 from tests.guard import counted_daemon
@@ -43,8 +41,6 @@ isolation = "spawn"
 CLASS_JOB = "import sys\n\ndef names():\n    return sorted(sys.modules)\n\ndef nothing():\n    pass\n"
 WINDOWS = 3  # of two seconds; what was still to be done after a workload is over in the last one
 
-CODE = str(Path(bgd.__file__).parent)
-
 Counts = dict[str, int]
 
 
@@ -54,7 +50,7 @@ def count_all() -> Counts:
         counts = count_modules(daemon)
     with started_daemon() as daemon:
         # in this order, so that the daemon has nothing left to do when it is to be idle
-        return counts | count_function_calls() | count_workloads(daemon) | count_reused_jobs(daemon)
+        return counts | count_memory() | count_workloads(daemon) | count_reused_jobs(daemon)
 
 
 @contextmanager
@@ -95,9 +91,6 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         counts = idle("idle for 2 s", pids)
         client.pause()
         submitted: list[Job] = []
-        counts["function calls of a client, a submit"] = min(
-            calls_in_the_client(lambda: submitted.append(client.submit(["/bin/true"]))) for _ in range(20)
-        )
         counts |= counted(
             "200 submits", daemon, pids, lambda: submitted.extend(submit(client) for _ in range(200))
         )
@@ -108,22 +101,6 @@ def count_workloads(daemon: CountedDaemon) -> Counts:
         with open_pages(daemon):
             counts |= idle("idle for 2 s with 100 open pages", pids)
     return counts
-
-
-def calls_in_the_client(run: Callable[[], object]) -> int:
-    """Return how many functions of bgd are called in this thread, and C functions by these."""
-    count = 0
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        count += event in {"call", "c_call"} and frame.f_code.co_filename.startswith(CODE)
-
-    sys.setprofile(note)
-    try:
-        run()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def submit(client: Client) -> Job:
@@ -360,12 +337,12 @@ def modules(daemon: CountedDaemon, code: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-# --- function calls
+# --- memory
 
 
-def count_function_calls() -> Counts:
+def count_memory() -> Counts:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.guard.calls"],
+        [sys.executable, "-m", "tests.guard.memory"],
         env=os.environ | {"PYTHONHASHSEED": "0"},
         capture_output=True,
         timeout=DEADLINE,

@@ -1,4 +1,4 @@
-"""Count the function calls and the memory of bgd's own code for a submit and an attempt; print them as JSON.
+"""Measure the memory of queued jobs in the daemon; print it as JSON.
 
 A supervisor with its control socket and a real database runs in this process, with a scripted launcher.
 """
@@ -9,18 +9,12 @@ import asyncio
 import gc
 import json
 import os
-import sys
 import tempfile
-import threading
 import tracemalloc
-from collections import Counter
-from collections.abc import Awaitable
 from pathlib import Path
-from types import FrameType
 
 import uvloop
 
-import bgd
 from bgd.wire.launching import Acknowledge, AttemptStarted, Launch
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import Submit, SubmitMany
@@ -28,53 +22,26 @@ from tests.daemon.caller import Caller
 from tests.daemon.harness import ServedHarness, command, configure, served
 from tests.daemon.scripted_launcher import ScriptedLauncher, end
 
-CODE = str(Path(bgd.__file__).parent)
-ROUNDS = 150  # the cheapest counts: in others the event loop turns more often, or an import comes in between
+ROUNDS = 150  # jobs that run, and jobs that wait, before the memory is measured: caches are full then
 BATCH = 2_000  # jobs
 ENVIRONMENT = {f"VARIABLE_{number:02}": "v" * 85 for number in range(50)}  # as large as that of a shell
 
 
-class CallCounter:
-    """Counts calls of bgd's functions and of C functions by these, in all threads."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()  # by thread
-        self._is_on = False
-        threading.setprofile(self._note)
-        sys.setprofile(self._note)
-
-    async def counted(self, workload: Awaitable[None]) -> int:
-        """Return the number of calls while the workload runs."""
-        self._counts.clear()
-        self._is_on = True
-        await workload
-        self._is_on = False
-        return self._counts.total()
-
-    def _note(self, frame: FrameType, event: str, _: object) -> None:
-        if self._is_on and event in {"call", "c_call"} and frame.f_code.co_filename.startswith(CODE):
-            self._counts[threading.get_ident()] += 1
-
-
 async def measure(folder: Path) -> dict[str, int]:
-    """Return what is counted; the names are those of the table of bounds."""
-    counter = CallCounter()  # before the threads of the database start
+    """Return what is measured; the names are those of the table of bounds."""
     config = configure(folder, "slots = 1")
     launcher = ScriptedLauncher(config.daemon.state_dir)
     await launcher.start()
     try:
         async with served(config, launcher) as life:
             caller = await life.call()
-            jobs = [await counter.counted(attempt(life, caller)) for _ in range(ROUNDS)]
+            for _ in range(ROUNDS):
+                await attempt(life, caller)
             await submit(caller)
             await launcher.hear(Launch)  # it takes the only slot, so that the others wait
-            waiting = [await counter.counted(submit(caller)) for _ in range(ROUNDS)]
-            counts = {
-                "function calls, a submit": min(waiting),
-                "function calls, a job": min(jobs),
-            }
-            sys.setprofile(None)
-            return counts | await memory(caller)
+            for _ in range(ROUNDS):
+                await submit(caller)
+            return await memory(caller)
     finally:
         await launcher.close()
 
