@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 from bgd.core.job import JobId
@@ -70,6 +71,19 @@ class ReadyHeap:
             self._entries -= entries
             self._dead = max(self._dead - entries, 0)
         return None
+
+    def first(self, most: int) -> list[tuple[int, JobId]]:
+        """Return (-priority, id) of up to `most` jobs, in their order; fewer if many entries are dead."""
+        found: dict[tuple[int, JobId], None] = {}  # a job may have two entries
+        looks = _LOOKS_PER_JOB * most
+        for priority in sorted(self._runs, reverse=True):
+            for job_id in islice(self._runs[priority].in_order(), looks):
+                looks -= 1
+                if self.is_live(job_id, priority):
+                    found[-priority, job_id] = None
+                if len(found) == most:
+                    return list(found)
+        return list(found)
 
     def first_before(self, job_id: JobId, priority: int, most: int) -> set[JobId] | None:
         """Return up to `most` jobs that come before this one.
@@ -173,6 +187,16 @@ class _Runs:
             last = self._lasts.get(first, first)
             yield from map(JobId, range(first, last + 1 if end is None else min(last + 1, end)))
             places += (2 * place + 1, 2 * place + 2)
+
+    def in_order(self) -> Iterator[JobId]:
+        """Yield the ids, lowest first as far as runs do not overlap."""
+        places = [(first, 0) for first in self.firsts[:1]]
+        while places:
+            first, place = heapq.heappop(places)
+            yield from map(JobId, range(first, self._lasts.get(first, first) + 1))
+            for below in (2 * place + 1, 2 * place + 2):
+                if below < len(self.firsts):
+                    heapq.heappush(places, (self.firsts[below], below))
 
 
 K = TypeVar("K", bound=int | str)

@@ -70,7 +70,13 @@ MOVES: dict[State, dict[Move, State]] = {
     State.HELD: {Move.RELEASE: State.QUEUED, **_TO_WAIT, **_TO_END},
     State.BLOCKED: {Move.UNBLOCK: State.QUEUED, Move.DEFER: State.SCHEDULED, **_BEFORE_AN_ATTEMPT},
     State.SCHEDULED: {Move.COME_DUE: State.QUEUED, Move.BLOCK: State.BLOCKED, **_BEFORE_AN_ATTEMPT},
-    State.QUEUED: {Move.START: State.RUNNING, **_TO_WAIT, **_BEFORE_AN_ATTEMPT},
+    State.QUEUED: {
+        Move.START: State.RUNNING,
+        **_TO_WAIT,
+        **_BEFORE_AN_ATTEMPT,
+        Move.RETRY: State.SCHEDULED,  # these two: its attempt may have begun, and was lost
+        Move.REQUEUE: State.QUEUED,
+    },
     State.RUNNING: {Move.STOP: State.STOPPING, **_AFTER_AN_ATTEMPT},
     State.STOPPING: {Move.CANCEL: State.CANCELLED, **_AFTER_AN_ATTEMPT},
     **{state: {Move.REVIVE: State.QUEUED, **_TO_WAIT} for state in FINAL},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import islice
 from math import ceil, inf
 
 from msgspec.structs import replace
@@ -23,6 +24,8 @@ Lane = tuple[str | None, Demand, str | None, str | None]
 
 Urgency = tuple[int, JobId]
 """(-priority, id) of a queued job: smaller starts sooner."""
+
+MAX_LANES = 64  # in which `next_jobs` looks
 
 
 class ReadyQueues:
@@ -158,6 +161,20 @@ class ReadyQueues:
         if self._wanting:
             self._reconsider(job)
         return job
+
+    def next_jobs(self, most: int) -> list[Job]:
+        """Return up to `most` queued jobs that probably start next; each may, as soon as there are slots.
+
+        Jobs that need tokens, are calls that may be paused, or take no slots are left out.
+        """
+        lanes = self._promising.union(*(self._lanes.get(queue, ()) for queue, _ in self._taken_in))
+        found: list[tuple[int, int, JobId]] = []
+        for lane in islice(lanes, MAX_LANES):
+            if lane[0] not in self._outside and lane[1:] == ((), None, None):
+                first = enumerate(self._heaps[lane].first(most))
+                found += ((top[0], turn if self._shares.are_set else 0, top[1]) for turn, top in first)
+        jobs = filter(None, (self._job_of(job_id) for *_, job_id in sorted(found)))
+        return [job for job in jobs if self._is_open(job) and not self.limits.is_full(job)][:most]
 
     def _best(self, queues: set[str] | None) -> Job | None:
         """Return the most urgent job that may start as soon as there are slots for it, or None.
@@ -500,11 +517,17 @@ class ReadyQueues:
 
     # --- active jobs ----------------------------------------------------------------------------------
 
-    def occupy(self, job: Job) -> tuple[int, Tokens]:
-        """Give a taken job a slot (0: none of ours) and tokens; return both."""
-        size = self._size_of(job)
-        number = 0 if job.queue in self._outside else self.slots.take(size)
-        if self._shares.are_set and number:
+    def occupy(self, job: Job, adopted: int | None = None) -> tuple[int, Tokens]:
+        """Give a taken job a slot (0: none of ours) and tokens; return both.
+
+        `adopted`: the slot in which it has begun already, before this daemon counted shares; 0: unknown.
+        """
+        size, number = self._size_of(job), adopted or 0
+        if number:
+            self.slots.retake(number, size)
+        elif job.queue not in self._outside:
+            number = self.slots.take(size)
+        if self._shares.are_set and number and adopted is None:
             self._shares.use(job.queue, size)
         if self.starts.rates:
             self.starts.note(job.queue, self.now)
@@ -592,12 +615,15 @@ class ReadyQueues:
 
     def _has_room(self, job: Job) -> bool:
         rule = self._rules.get(job.queue)
-        if rule is None:
-            return True
-        if rule.rate is not None and not self.starts.is_open(job.queue, self.now):
+        return rule is None or (self._is_open(job) and self._has_slots(job, rule))
+
+    def _is_open(self, job: Job) -> bool:
+        """Return whether the rule of a job's queue, except its slots, lets it start now."""
+        rule = self._rules.get(job.queue)
+        if rule is not None and rule.rate is not None and not self.starts.is_open(job.queue, self.now):
             self._closed.add(job.queue)
             return False
-        return not rule.paused and self._has_slots(job, rule)
+        return rule is None or not rule.paused
 
     def _has_slots(self, job: Job, rule: QueueRule) -> bool:
         slots, taken = self._slots_for(job, rule)

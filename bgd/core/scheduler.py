@@ -106,9 +106,11 @@ class Scheduler:
     Attributes:
         get: returns the unfinished job with an id, None if there is none.
         table: all unfinished jobs; the Supervisor restores in it what a restart must not lose.
+        starts: the starts among the effects that nothing was done about yet.
         causes: the ends of jobs that may have follow-ups.
         breakers: the breakers of classes.
         batches: the batches that have not ended, with counts of their jobs.
+        is_frozen: nothing happens by itself, because attempts of queued jobs may have begun.
     """
 
     def __init__(
@@ -126,10 +128,12 @@ class Scheduler:
         self.batches = Batches()
         self.breakers = self.table.queues.breakers
         self._effects: list[Effect] = []
+        self.starts: list[StartAttempt] = []
         self.causes: list[SaveJob] = []
         self._finished: deque[tuple[JobId, State]] = deque()  # whose dependents are not updated yet
         self._pauses: set[Cause] = set()
         self._waits_to_settle = False
+        self.is_frozen = False
 
     # --- questions ------------------------------------------------------------------------------------
 
@@ -150,6 +154,8 @@ class Scheduler:
 
     def next_timer_at(self) -> float | None:
         """Return when to call `advance` next, on the elapsed clock; None: nothing waits for it."""
+        if self.is_frozen:
+            return None
         at = self.table.waiting.next_at()
         if self.table.queues.starts.rates:
             for queue, opens_at in self.table.queues.openings():
@@ -214,6 +220,10 @@ class Scheduler:
         """Yield each resource: its name, all tokens, taken tokens, and queued jobs that want one."""
         for name, total, taken in self.table.queues.tokens.usage():
             yield name, total, taken, self.table.wanting.get(name, 0)
+
+    def next_jobs(self, most: int) -> list[Job]:
+        """Return up to `most` queued jobs that probably start next; none while something pauses all jobs."""
+        return [] if self._pauses or self.is_frozen else self.table.queues.next_jobs(most)
 
     def is_paused(self, queue: str) -> bool:
         """Return whether a person has paused a queue or all of them, or bgd is about to exit."""
@@ -468,31 +478,23 @@ class Scheduler:
             return False
         if no_start and job.state is State.RUNNING:
             job = self._move(job, Move.STOP, now)
-        move, reason = move_after_end(job, outcome, code, decision)
-        if move is Move.CANCEL and no_start is not None:
-            reason = no_start or _reason_of_cancel(attempt - 1)
-        unseen = job.unseen + 1 if outcome in UNSEEN else 0
-        failures = job.failures + 1 if move is Move.RETRY else job.failures
         self.table.queues.now = now.elapsed
         self.table.queues.vacate(job)
         if job.policy.breaker is not None:
             self.breakers.ended(job.policy.breaker, job.id, outcome, now)
-        was_suspended = job.suspended
-        job = replace(job, failures=failures, unseen=unseen, making_way=False)
-        if move is Move.RETRY and job.conditions.target is not None:
-            job = replace(job, priority=AFTER_NEW)
-        due, at = wait_after(move, job, now, self._roll(), decision)
-        if at is not None:
-            job = replace(job, conditions=replace(job.conditions, at=at))
-        if move is Move.RETRY and job.policy.ends_at is not None:
-            job = conditions.with_last_retry(job, now)
-            if conditions.expires_first(due, job.conditions, now):
-                move, reason, due = Move.GIVE_UP, TOO_LATE, None
-        job = self._move(job, move, now, reason, due=due)
-        if was_suspended and job.state in WAITING:
-            self._move(job, Move.HOLD, now, SUSPENDED_AT_END, suspended=True)
+        self._move_on(job, outcome, now, code, decision, no_start=no_start)
         self._settle(now)
         return True
+
+    def adopt(self, job_id: JobId, slot: int, now: Now) -> StartAttempt:
+        """Record that the next attempt of a queued job has begun in this slot; 0: that is not known."""
+        self.table.queues.now = now.elapsed
+        return self._start(self.table.jobs[job_id], now, slot)
+
+    def may_have_begun(self, job_id: JobId, outcome: Outcome, now: Now) -> None:
+        """Record this outcome of the next attempt of a queued job, of which only a permit is known."""
+        job = self.table.jobs[job_id]
+        self._move_on(replace(job, attempt=job.attempt + 1), outcome, now)
 
     # --- facts: time and slots ------------------------------------------------------------------------
 
@@ -566,11 +568,52 @@ class Scheduler:
         self._effects.append(CommandAttempt(job))
         return job
 
+    def _move_on(
+        self,
+        job: Job,
+        outcome: Outcome,
+        now: Now,
+        code: int | None = None,
+        decision: Decision | None = None,
+        *,
+        no_start: str | None = None,
+    ) -> None:
+        """Move a job whose attempt is over; arguments as in `ended`."""
+        move, reason = move_after_end(job, outcome, code, decision)
+        if move is Move.CANCEL and no_start is not None:
+            reason = no_start or _reason_of_cancel(job.attempt - 1)
+        unseen = job.unseen + 1 if outcome in UNSEEN else 0
+        failures = job.failures + 1 if move is Move.RETRY else job.failures
+        was_suspended = job.suspended
+        job = replace(job, failures=failures, unseen=unseen, making_way=False)
+        if move is Move.RETRY and job.conditions.target is not None:
+            job = replace(job, priority=AFTER_NEW)
+        due, at = wait_after(move, job, now, self._roll(), decision)
+        if at is not None:
+            job = replace(job, conditions=replace(job.conditions, at=at))
+        if move is Move.RETRY and job.policy.ends_at is not None:
+            job = conditions.with_last_retry(job, now)
+            if conditions.expires_first(due, job.conditions, now):
+                move, reason, due = Move.GIVE_UP, TOO_LATE, None
+        job = self._move(job, move, now, reason, due=due)
+        if was_suspended and job.state in WAITING:
+            self._move(job, Move.HOLD, now, SUSPENDED_AT_END, suspended=True)
+
+    def _start(
+        self, job: Job, now: Now, adopted: int | None = None, *, was_taken: bool = False
+    ) -> StartAttempt:
+        """Start a queued job; `was_taken` as in JobTable.put, `adopted` as in ReadyQueues.occupy."""
+        expires = None if job.attempt else job.conditions.expires
+        job = self._move(job, Move.START, now, was_taken=was_taken, attempt=job.attempt + 1)
+        start = StartAttempt(job, *self.table.queues.occupy(job, adopted), expires)
+        self._effects.append(start)
+        return start
+
     # --- what follows ---------------------------------------------------------------------------------
 
     def _settle(self, now: Now) -> None:
         """Apply the passing of time and the ends of other jobs, then start jobs while there is room."""
-        if self._waits_to_settle:
+        if self._waits_to_settle or self.is_frozen:
             return
         queues, is_paused = self.table.queues, bool(self._pauses)
         queues.now = now.elapsed
@@ -585,9 +628,7 @@ class Scheduler:
                 self._move(job, Move.CANCEL, now, SKIPPED + self._holders_of(job.conditions.limit.key))
                 self._update_waiting(now)  # other jobs may wait for this one
                 continue
-            expires = None if job.attempt else job.conditions.expires
-            job = self._move(job, Move.START, now, was_taken=True, attempt=job.attempt + 1)
-            self._effects.append(StartAttempt(job, *queues.occupy(job), expires))
+            self.starts.append(self._start(job, now, was_taken=True))
 
     def _update_waiting(self, now: Now) -> None:
         """Update the jobs that wait for a time or for others, until nothing more follows from that."""

@@ -22,7 +22,7 @@ from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import check_may_run
 from bgd.daemon.launches import build_launch, check_executor, limits_of, missing_installation, place_of
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
-from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
+from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
 from bgd.wire import class_jobs, launching
@@ -62,11 +62,13 @@ class Dispatcher:
         self._job_of = job_of
         self._missing: str | None = None  # what is missing for class jobs, as last logged
 
-    def launch(self, job: Job, transaction: Transaction, config: Config, position: int) -> AttemptEnd | None:
-        """Launch an attempt whose start is saved, unless its launcher has gone since then.
+    def launch(
+        self, job: Job, stored: StoredSpec, results: Mapping[int, str], config: Config, position: int
+    ) -> AttemptEnd | None:
+        """Launch an attempt whose start or permit is saved, unless its launcher has gone since then.
 
-        `transaction`: the one that saved it, with all specs. `position`: the id of the newest event on disk.
-        Returns the end of the attempt if it must not start.
+        `stored`: its spec. `results`: those that its arguments refer to. `position`: the id of the newest
+        event on disk. Returns the end of the attempt if it must not start.
         """
         key = self.key_of(job)
         current = self.active_job(key)
@@ -74,10 +76,10 @@ class Dispatcher:
             return None  # it has ended, or the next snapshot finds it unsent and reassigns it
         if current.state is State.STOPPING:  # asked for while the start was being saved
             return stopped_end(job, now().wall)
-        spec = transaction.specs[job.id].whole()
+        spec = stored.whole()
         try:
             if spec.references:
-                spec = _with_results(spec, transaction.results)
+                spec = _with_results(spec, results)
             check_may_run(spec, config)
             place = None
             if config.executors or spec.executor:
@@ -311,10 +313,11 @@ class AttemptTable:
         attempt = self.active.get(job.id)
         return attempt is not None and attempt.is_unsent and attempt.launcher == launcher
 
-    def end(self, job_id: JobId) -> None:
-        """Forget an attempt that is over."""
-        self.active.pop(job_id, None)
+    def end(self, job_id: JobId) -> int:
+        """Forget an attempt that is over; return its slot."""
+        attempt = self.active.pop(job_id, None)
         self.to_reassign.discard(job_id)
+        return 0 if attempt is None else attempt.slot
 
     def note_report(self, job_id: JobId, reason: Reason | None) -> bool:
         """Record why the attempt has not begun, None: it has; return whether that is new."""
@@ -361,16 +364,14 @@ class AttemptTable:
     ) -> AttemptEnd | None:
         attempt = self.active[job.id]
         launcher = attempt.launcher
-        was_never_started = attempt.is_unsent or launcher == snapshot.instance or launcher in snapshot.covers
+        was_never_started = attempt.is_unsent or snapshot.knows(launcher)
         if was_never_started and job.state is State.STOPPING:
             return stopped_end(job, at)
         if was_never_started:
             attempt.is_unsent = True
             self.to_reassign.add(job.id)
             return None
-        if launcher.partition(":")[0] != boot_id:
-            return unreported_end(job, Outcome.INTERRUPTED, at, "the machine went down while it ran")
-        return unreported_end(job, Outcome.UNKNOWN, at, "its launcher died; outcome unknown")
+        return lost_end(job, launcher, boot_id, at)
 
 
 # --- Ends of attempts: from the launcher's report, or from what is known without one.
@@ -433,6 +434,15 @@ def postponed_end(job: Job, at: float, why: str) -> AttemptEnd:
 def stopped_end(job: Job, at: float) -> AttemptEnd:
     """Return the end of an attempt that was stopped before it began."""
     return unreported_end(job, Outcome.CANCELLED, at, "stopped before it was started")
+
+
+def lost_end(job: Job, launcher: str, boot_id: str, at: float, *, has_begun: bool = True) -> AttemptEnd:
+    """Return the end of an attempt whose launcher is gone; with `has_begun` False it may not have begun."""
+    if launcher.partition(":")[0] != boot_id:
+        why = "the machine went down" + (" while it ran" if has_begun else "; it may have begun")
+        return unreported_end(job, Outcome.INTERRUPTED, at, why)
+    why = "its launcher died; " + ("outcome unknown" if has_begun else "it may have begun")
+    return unreported_end(job, Outcome.UNKNOWN, at, why)
 
 
 def unreported_end(job: Job, outcome: Outcome, at: float, why: str) -> AttemptEnd:

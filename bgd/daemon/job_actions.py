@@ -109,6 +109,8 @@ class JobActions:
                 self._check_spec(spec)
                 if spec.expires is not None or spec.cause is not None:
                     _check_new(spec, now())
+                if spec.debounce is not None:  # it may edit a job
+                    self._supervisor.check_certain()
             except Refused as error:
                 if len(specs) == 1 and not lines:
                     raise
@@ -380,6 +382,8 @@ class JobActions:
         * `repeated`: jobs on which it was already done count as done.
         """
         asked, for_final = list(map(JobId, job_ids)), VERBS[verb].states == FINAL
+        if self._supervisor.permits.unresolved:
+            await self._supervisor.wait_until_certain()
         async with self._lock if for_final else nullcontext():  # from reading until acting
             # a selection of unfinished jobs leaves out those that have finished
             if verb == "retry":

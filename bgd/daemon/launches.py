@@ -84,6 +84,7 @@ def build_launch(  # noqa: PLR0913 (all that an attempt is made from)
         position=position,
         place=place,
         start_by=start_by,
+        slot=slot,
         **{name: getattr(spec, name) for name in _PASSED_ON},
     )
     return launch if place is None else on_executor(launch, spec, config.executors[place.executor])

@@ -479,6 +479,10 @@ class LauncherSnapshot(Struct, frozen=True):
     started: dict[AttemptKey, AttemptStarted]
     ended: list[AttemptEnded]
 
+    def knows(self, launcher: str) -> bool:
+        """Return whether it has all attempts that a launcher has begun and not ended for good."""
+        return launcher == self.instance or launcher in self.covers
+
 
 class DatabaseOutdated(BgdError):
     """The launcher knows later events than the database: the database is an older copy."""

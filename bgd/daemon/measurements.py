@@ -93,7 +93,7 @@ class Measurements:
             if event.what == Move.START:
                 queue = self.queue(transaction.saves[event.job].job.queue)
                 queue.starts += 1
-                stored = transaction.specs.get(event.job)
+                stored = transaction.specs.get(event.job) or transaction.permitted.get(event.job)
                 if event.attempt == 1 and stored is not None:
                     queue.waits.add(max(event.at - stored.due_at, 0.0))
             elif event.what == Move.RETRY:

@@ -87,6 +87,7 @@ class ScheduleClock:
         )
         self._late: set[str] = set()  # schedules with a late job, as of the last look
         self._late_alarm = clock.Alarm(asyncio.get_running_loop(), self._wakeup.set)
+        self._has_caught_up = False
         self._looked = read_clocks()
         actions.retries.overlap = self._overlap
 
@@ -105,6 +106,12 @@ class ScheduleClock:
         self._supervisor.on_configured.append(self._configure)
         self._configure()
         await self._take_over()
+        if not self._supervisor.permits.unresolved:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Handle the times while bgd was down: they are missed, or their jobs run now."""
+        self._has_caught_up = True
         self._looked = self._read_clocks()
         await self._note_late()
         at = self.now()
@@ -119,6 +126,9 @@ class ScheduleClock:
     async def run(self) -> None:
         """Queue the jobs of schedules when they are due, forever."""
         try:
+            await self._supervisor.permits.are_resolved.wait()  # it may replace a job that has begun
+            if not self._has_caught_up:
+                await self._catch_up()
             while True:
                 # without a time it still rings when the clock is set
                 waits = self.by_name and not self._supervisor.is_draining
@@ -199,6 +209,7 @@ class ScheduleClock:
         Raises:
             BgdError: the job is refused.
         """
+        self._supervisor.check_certain()
         before = self._unfinished_before(schedule)
         if isinstance(before, str):
             return before

@@ -42,7 +42,7 @@ from bgd.daemon.storage.store import Store, begin_generation, reserve_ids
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.daemon.web.connection import start_web_server
-from bgd.errors import BgdError, ConfigError, leaf_errors
+from bgd.errors import BgdError, ConfigError, Refused, leaf_errors
 from bgd.startup import call_in_loop, check_system_calls, ignore_stray_signals
 from bgd.systemd import ServiceManager
 from bgd.units import counted
@@ -170,6 +170,8 @@ class _Daemon:
         self._begin(link.run(supervisor), manager.ping_watchdog())
         # a launcher that has lost its journal still reveals an older copy, which must not give out ids before
         await link.wait_until_tried(_FIRST_ANSWER)
+        with suppress(Refused):
+            await supervisor.wait_until_certain()
         await self._schedules.clock.load()
         await self._notifications.load()
         self._begin(self._schedules.clock.run(), self._notifications.run())

@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from math import inf
@@ -26,21 +26,39 @@ from bgd.core.job import FINAL, WAITING, Job, JobId, Now, Outcome, State
 from bgd.core.notifications import Fact, NotifyRule, fact_of_calls
 from bgd.core.retry import exit_code_of, recorded_outcome
 from bgd.core.scheduler import SUBMIT, CommandAttempt, SaveJob, Scheduler, StartAttempt
-from bgd.daemon.dispatch import AttemptTable, Dispatcher, apply_exception_rules, reported_end, stopped_end
+from bgd.daemon.dispatch import (
+    ANSWER_PATIENCE,
+    AttemptTable,
+    Dispatcher,
+    apply_exception_rules,
+    lost_end,
+    reported_end,
+    stopped_end,
+)
 from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.logs import LogCleaner, LostOutput
 from bgd.daemon.machine import MachineWatch
 from bgd.daemon.measurements import MAX_QUEUES, Measurements
+from bgd.daemon.permits import Permits
 from bgd.daemon.queue_controls import breaker_rules, queue_rules, queue_views, total_slots
 from bgd.daemon.space import DiskSpace
 from bgd.daemon.steps import StepKeepers
 from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import lists, read, recovery, unreadable
-from bgd.daemon.storage.records import REMOVE, AttemptEnd, JobEvent, QueueControls, Transaction
+from bgd.daemon.storage.records import (
+    REMOVE,
+    AttemptEnd,
+    JobEvent,
+    NewAttempt,
+    Permit,
+    QueueControls,
+    Transaction,
+)
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
+from bgd.errors import Refused
 from bgd.units import format_duration
-from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptStarted, LogGrew, RenewWorkers
+from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import QueueView, ResourceView
 
@@ -96,6 +114,7 @@ class Supervisor:
             ring=self._look_again,
         )
         self._attempts = AttemptTable()
+        self.permits = Permits()
         self.space = DiskSpace(config.daemon.state_dir, config.daemon.min_free, lambda: store.free_bytes)
         self.subscriptions = Subscriptions()
         self.space.when_changed = self.subscriptions.look_soon
@@ -145,7 +164,9 @@ class Supervisor:
         self.scheduler.breakers.restore(states, {job.id for job in self.scheduler.active_jobs()}, at)
         for name in await self._store.read(lists.distinct, "queue", "", MAX_QUEUES):
             self.measurements.name_of(name)  # its series begin at 0 now, not with the next failure
-        is_outdated, jobs = await self._store.read(recovery.jobs_to_hold)
+        permits, is_outdated, jobs = await self._store.read(recovery.uncertain_jobs)
+        self.permits.restore(permits)
+        self.scheduler.is_frozen = bool(permits)
         if is_outdated:
             await self._hold(dict.fromkeys(self.scheduler.waiting_jobs(), recovery.MAY_HAVE_RUN))
             await self.space.retry_while_full(partial(self._store.write, recovery.remove_mark))
@@ -175,8 +196,9 @@ class Supervisor:
                 await self._changed.wait()
                 self._changed.clear()
                 await self._settle()
-                self._timer.set(self.scheduler.next_timer_at())
-                at = self.scheduler.table.waiting.next_wall_at()
+                next_at = self.scheduler.next_timer_at()
+                self._timer.set(min(self.permits.unused_at, inf if next_at is None else next_at))
+                at = None if self.scheduler.is_frozen else self.scheduler.table.waiting.next_wall_at()
                 self._wall_timer.set(inf if at is None else at)  # it also rings when the clock is set
                 if self.scheduler.table.queues.active:
                     self._is_idle.clear()
@@ -336,6 +358,22 @@ class Supervisor:
         self.when_saved(done.set)
         await done.wait()
 
+    async def wait_until_certain(self) -> None:
+        """Wait until a launcher has said which attempts have begun.
+
+        Raises:
+            Refused: none has answered.
+        """
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.permits.are_resolved.wait(), ANSWER_PATIENCE)
+        self.check_certain()
+
+    def check_certain(self) -> None:
+        """Check that it is known which attempts have begun; raise Refused if not."""
+        if self.permits.unresolved:
+            why = self.link.obstacle or "the launcher does not answer"
+            raise Refused(f"bgd does not know yet which jobs have begun: {why}")
+
     async def saved_unless_stuck(self) -> None:
         """Wait until everything decided so far is on disk, but not while the disk is full."""
         done = asyncio.Event()
@@ -367,13 +405,53 @@ class Supervisor:
             self.attempt_started(started)
             self.dispatcher.watch_log(job.id)
             self.dispatcher.resend_commands(job, started, self.config.daemon.grace)
+        permits = {
+            AttemptKey(self._store.store_id, permit.job, permit.attempt): permit
+            for permit in self.permits.unresolved
+        }
         for ended in snapshot.ended:
-            self.attempt_ended(ended)
+            if ended.key not in permits:
+                self.attempt_ended(ended)
+        self._resolve(permits, snapshot)
         for key in snapshot.started:
             self.dispatcher.stop_stray(key, self.config.daemon.grace)
         self._requeue_paused()
         self.scheduler.resume(Cause.LAUNCHER, now())
         self._changed.set()
+
+    def _resolve(self, permits: dict[AttemptKey, Permit], snapshot: LauncherSnapshot) -> None:
+        """Record what became of the attempts that an earlier daemon may have launched by permit (R3)."""
+        at = now()
+        reports: list[AttemptStarted | AttemptEnded] = [*snapshot.ended, *snapshot.started.values()]
+        for report in reports:  # first those that have ended: they free their slots
+            if (permit := permits.pop(report.key, None)) is None:
+                continue
+            if (job := self._next_attempt(permit)) is not None:
+                start = self.scheduler.adopt(job.id, report.slot, at)
+                row = self._attempts.start(start, snapshot.instance, report.started_at or at.wall)
+                self._attempts.active[job.id].is_unsent = False
+                self.transaction.attempts.append(row)
+                self.transaction.wanted.append(job.id)  # charts count its start by its name
+            if isinstance(report, AttemptEnded):
+                self.attempt_ended(report)
+            else:
+                self.attempt_started(report)
+                self.dispatcher.watch_log(JobId(report.key.job))
+        for permit in permits.values():
+            if not snapshot.knows(permit.launcher) and (job := self._next_attempt(permit)) is not None:
+                attempt = replace(job, attempt=permit.attempt)
+                end = lost_end(attempt, permit.launcher, clock.boot_id(), at.wall, has_begun=False)
+                self.transaction.lost.append(NewAttempt(job.id, permit.attempt, 0, permit.launcher, at.wall))
+                self.transaction.ends.append(end)
+                self.scheduler.may_have_begun(job.id, end.outcome, at)
+        self.permits.resolve()
+        self.scheduler.is_frozen = False
+
+    def _next_attempt(self, permit: Permit) -> Job | None:
+        """Return the job of a permit if it is queued for the attempt that the permit names."""
+        job = self.get(permit.job)
+        is_next = job is not None and job.state is State.QUEUED and job.attempt + 1 == permit.attempt
+        return job if is_next else None
 
     def _requeue_paused(self) -> None:
         """Queue the jobs of paused queues again whose attempts no launcher has begun."""
@@ -409,6 +487,8 @@ class Supervisor:
         if ended.key.store == self._store.store_id:
             self.lost_output.ended(ended)
             self._end_attempt(reported_end(ended))
+            if self.scheduler.starts and self.permits.durable:
+                self._launch_permitted()
         self.transaction.acknowledge.append(ended.key)
         self._changed.set()
 
@@ -417,6 +497,20 @@ class Supervisor:
         if grew.key.store == self._store.store_id:
             self.lost_output.grew(grew)
         self.subscriptions.notify_log_grew(JobId(grew.key.job))
+
+    def _launch_permitted(self) -> None:
+        """Launch attempts whose start was just decided, if they have a permit; the start is saved later."""
+        launcher = self.link.instance if self.link.is_connected else ""
+        for start in self.scheduler.starts[:]:
+            spec = self.permits.usable_spec(start.job, launcher)
+            if spec is None or start.job.id in self.transaction.edited:
+                continue
+            self.scheduler.starts.remove(start)
+            self.transaction.attempts.append(self._attempts.start(start, launcher, now().wall))
+            self.transaction.permitted[start.job.id] = spec
+            end = self.dispatcher.launch(start.job, spec, {}, self.config, self._store.position)
+            if end is not None:
+                self._end_attempt(end)
 
     # --- the transaction ------------------------------------------------------------------------------------
 
@@ -427,6 +521,8 @@ class Supervisor:
         transaction = self._close_transaction()
         if not transaction.is_empty:
             transaction.specs |= await self.space.retry_while_full(partial(self._store.commit, transaction))
+            if self.permits.value or self.permits.durable:
+                self.permits.note_commit(transaction)
             self.measurements.saved(transaction, self._store.commit_seconds, self._store.committed_at)
         if transaction.new:
             self.newest_id = transaction.new[-1].id
@@ -463,9 +559,12 @@ class Supervisor:
         """Launch, stop and acknowledge attempts as saved."""
         position = self._store.position
         for job in transaction.launches:
-            end = self.dispatcher.launch(job, transaction, self.config, position)
+            stored = transaction.specs[job.id]
+            end = self.dispatcher.launch(job, stored, transaction.results, self.config, position)
             if end is not None:
                 self._end_attempt(end)
+        if self.scheduler.starts and self.permits.durable:
+            self._launch_permitted()
         if transaction.launches:
             self.link.flush()  # before the answers: the clients may need the processor
         for job in transaction.commands:
@@ -496,15 +595,19 @@ class Supervisor:
             by = transaction.removers.get(job.id)
             event = JobEvent(at.wall, job.id, REMOVE, job.state, job.attempt, None, None, by)
             transaction.events.append(event)
-        transaction.wanted = [
+        transaction.wanted += [
             job.id
             for job in transaction.launches
             if job.id not in transaction.specs or transaction.specs[job.id].spec.references
         ]
+        self.scheduler.starts = []  # the others are launched after the commit
+        if self.permits.unused_at < inf or self.permits.value:
+            self.permits.close(transaction, self.scheduler.next_jobs, self.link.instance)
         return transaction
 
     def _add_effects(self, transaction: Transaction) -> None:
         outcomes = {(end.job, end.attempt): end.outcome for end in transaction.ends}
+        begun = {(row.job, row.attempt) for row in transaction.attempts}
         for place, effect in enumerate(self.scheduler.take_effects()):
             match effect:
                 case SaveJob():
@@ -515,11 +618,12 @@ class Supervisor:
                             effect = replace(effect, before=earlier.before)  # noqa: PLW2901 - on disk
                         transaction.saves[effect.job.id] = effect
                     transaction.events.append(JobEvent.of(effect, outcomes, transaction.actors.get(place)))
-                case StartAttempt():
-                    row = self._attempts.start(effect, self.link.instance, transaction.now.wall)
-                    transaction.attempts.append(row)
-                    if (current := self.get(effect.job.id)) is not None:
-                        transaction.launches.append(current)
+                case StartAttempt(job):
+                    if (job.id, job.attempt) not in begun:
+                        row = self._attempts.start(effect, self.link.instance, transaction.now.wall)
+                        transaction.attempts.append(row)
+                        if (current := self.get(job.id)) is not None:
+                            transaction.launches.append(current)
                 case CommandAttempt():
                     transaction.commands.append(effect.job)
             if self.notify_rules and (event := notify_event(effect)) is not None:
@@ -548,7 +652,9 @@ class Supervisor:
         if end.started_at is None and end.outcome is Outcome.CANCELLED:
             no_start = end.error.message if end.error is not None and job.state is State.RUNNING else ""
         if self.scheduler.ended(end.job, end.attempt, *how, no_start=no_start):
-            self._attempts.end(end.job)
+            slot = self._attempts.end(end.job)
+            if (job.queue, State.QUEUED) in self.scheduler.table.counts and not self._machine.is_on:
+                self.permits.note_end(slot, end.run_seconds, self._store.commit_seconds, how[1].elapsed)
             if end.job in self.steps.keepers:
                 del self.steps.keepers[end.job]
             cap = self.config.logs.max_bytes  # the launcher also counts output beyond the cap
@@ -569,6 +675,7 @@ class Supervisor:
 
     def _apply_controls(self) -> None:
         """Give the Scheduler the slots, queue rules and pause that are now in force."""
+        self.permits.numbers.clear()  # all are withdrawn with the next transaction
         rules = queue_rules(self.config, self.controls)
         self.scheduler.breakers.rules = breaker_rules(self.config)
         self.scheduler.resize(self.slots, rules, now(), self.config.resources)

@@ -139,7 +139,8 @@ class Attempt:
             place = replace(place, node=run.node)
         pid = run.pid if run is not None else None
         key, at = self.launch.key, self.started_at
-        return AttemptStarted(key, pid, at, self.is_suspended, self.since, place, self.waits)
+        slot = self.launch.slot
+        return AttemptStarted(key, pid, at, self.is_suspended, self.since, place, self.waits, slot)
 
     @property
     def has_exited(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from bgd.core.job import Outcome
 from bgd.launcher.attempt import Attempt, Executor
 from bgd.launcher.cluster.controller import Controller
@@ -199,6 +201,7 @@ class KnownAttempts:
         except Exception as error:  # an error of one job must not end the launcher and all others
             log.exception("job %d: an error in the launcher", attempt.launch.key.job)
             ended = attempt.abandon(f"an error in the launcher: {type(error).__name__}: {error}")
+        ended = replace(ended, slot=attempt.launch.slot)
         is_unheard = self._is_closing or not self._channel.is_connected
         with or_without(f"the end of job {ended.key.job}"):  # report it rather than wait for space
             self._context.journal.add_end(ended, durable=is_unheard)

@@ -153,6 +153,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     * `place`: its executor, repeated in AttemptStarted; None: this machine, directly.
     * `start_by`: on a cluster, end it if no pilot has it by then, on the elapsed clock.
     * `slurm`: run it on a cluster; None: on this machine.
+    * `slot`: the number of its slot, repeated in AttemptStarted and AttemptEnded; 0: none.
     """
 
     key: AttemptKey
@@ -178,6 +179,7 @@ class Launch(Struct, frozen=True, tag="launch", kw_only=True):
     place: Place | None = None
     slurm: SlurmStart | None = None
     start_by: float | None = None
+    slot: int = 0
 
 
 class StopProcesses(Struct, frozen=True, tag="stop"):
@@ -351,7 +353,7 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
 
     `since`: when it started, on the elapsed clock. `place`: that of its Launch, with the node if it has one.
     `waits`: why it has no node or no process yet; None: it has. An AttemptStarted is sent again when this
-    changes.
+    changes. `slot`: of its Launch; 0: none.
     """
 
     key: AttemptKey
@@ -361,6 +363,7 @@ class AttemptStarted(Struct, frozen=True, tag="started"):
     since: float | None = None
     place: Place | None = None
     waits: Reason | None = None
+    slot: int = 0
 
 
 class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
@@ -375,6 +378,7 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     * `run_seconds`: from its start to the end of its first process, on the elapsed clock; None: it did not
       run, or the time is not known.
     * `leftovers`: leftover processes that were killed, in words; None: none.
+    * `slot`: as in AttemptStarted.
     """
 
     key: AttemptKey
@@ -395,6 +399,7 @@ class AttemptEnded(Struct, frozen=True, tag="ended", kw_only=True):
     log_problem: str | None = None
     run_seconds: float | None = None
     leftovers: str | None = None
+    slot: int = 0
 
 
 class NotStarted(StrEnum):

@@ -42,7 +42,7 @@ def test_a_transaction_is_empty_only_if_nothing_is_written_or_read_back():
     assert followers == [
         *("now", "rules", "default_target", "has_notify_facts", "sessions"),
         *("specs", "results", "answers", "launches", "commands", "acknowledge"),
-        *("actors", "removers"),
+        *("permitted", "actors", "removers"),
     ]
 
 

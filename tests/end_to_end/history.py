@@ -9,7 +9,7 @@ from math import inf
 
 from msgspec import UNSET
 
-from bgd.core.job import FINAL, MOVES, WAITING, Move, State
+from bgd.core.job import FINAL, MOVES, WAITING, Move, Outcome, State
 from bgd.core.spec import JobSpec, KeyUntil
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import (
@@ -35,6 +35,7 @@ OVER = {Move.SUCCEED, Move.GIVE_UP, Move.CANCEL, Move.RETRY, Move.REQUEUE}  # ea
 
 # A held job that was cancelled because of another one may come along with its retry: it is held again then
 WHILE_HELD = {"note", Move.CANCEL, Move.REVIVE, Move.BLOCK, Move.DEFER, Move.HOLD}
+LOST = {Outcome.INTERRUPTED, Outcome.UNKNOWN}  # also of attempts that may have begun, without a start
 
 UNDOES: dict[type, tuple[type, ...]] = {
     Hold: (Release, Cancel, Retry, Remove),
@@ -71,6 +72,7 @@ class History:
         for event in events:
             self.of_job[event.job].append(event)
         self.specs: dict[int, JobSpec] = {}
+        self._asked_at: dict[int, float] = {}  # when a client asked for each job
         self.actions = actions
         self._unasked = {"remove"} if any(isinstance(action.request, Prune) for action in actions) else set()
         self.actions_on: dict[int, list[Action]] = defaultdict(list)
@@ -124,6 +126,7 @@ class History:
                     others = self.specs.keys() - action.reply.jobs
                     assert job not in others, "an id was given out twice"
                     self.specs.setdefault(job, spec)
+                    self._asked_at.setdefault(job, action.asked_at)
 
     # --- invariants of each job -----------------------------------------------------------------------
 
@@ -141,10 +144,11 @@ class History:
                 return
             if event.what != "note":
                 assert event.state is MOVES[state][Move(event.what)], f"job {job}: {state}, then {event}"
-            if event.what == Move.START:
+            is_lost = event.what in OVER and event.outcome in LOST and state is State.QUEUED
+            if event.what == Move.START or is_lost:
                 attempt += 1
             assert event.attempt == attempt, f"job {job}: not its attempt {attempt}: {event}"
-            has_ended = event.what in OVER and state in {State.RUNNING, State.STOPPING}
+            has_ended = is_lost or (event.what in OVER and state in {State.RUNNING, State.STOPPING})
             assert (event.outcome is not None) == has_ended, f"job {job}: {event}"
             state = event.state
         assert self.jobs[job].state is state
@@ -273,7 +277,11 @@ class History:
 
     def _check_starts(self, records: AttemptRecords) -> None:
         """Each attempt that wrote a record was started, and its recorded exit code is the reported one."""
-        decided = {(event.job, event.attempt) for event in self.events if event.what == Move.START}
+        decided = {
+            (event.job, event.attempt)
+            for event in self.events
+            if event.what == Move.START or event.outcome in LOST
+        }
         assert records.starts.keys() <= decided
         for event in self.events:
             code = records.codes.get((event.job, event.attempt))
@@ -298,8 +306,13 @@ class History:
 
     def _states_between(self, job: int, begin: EventView, end: EventView) -> set[State]:
         """Return all states that a job had from one event to another."""
-        before = [event.state for event in self.of_job[job] if event.id < begin.id][-1:]
-        return {*before, *(event.state for event in self.of_job[job] if begin.id < event.id < end.id)}
+        asked_at = self._asked_at.get(begin.job, begin.at) if begin.what == "submit" else begin.at
+        before = [event for event in self.of_job[job] if event.id < begin.id]
+        since = [event.state for event in before[:-1] if event.at >= asked_at]  # it may have been read then
+        first = [event.state for event in before if event.at < asked_at][-1:]
+        last = [event.state for event in before[-1:]]
+        between = [event.state for event in self.of_job[job] if begin.id < event.id < end.id]
+        return {*first, *since, *last, *between}
 
     def _asked_to_remove_at(self, job: int) -> float:
         """Return when a client asked for the removal of a job, which frees its key at once; inf: it is there.

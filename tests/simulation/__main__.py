@@ -32,6 +32,9 @@ KINDS: list[dict[str, Any]] = [
     {"has_batches": True, "has_schedules": False, "has_limits": False},
     {"has_inboxes": True, "has_schedules": False, "has_limits": False},
     {"has_retries": True},
+    {"has_permits": True, "has_schedules": False},
+    {"has_permits": True, "has_retries": True},
+    {"has_permits": True, "has_batches": True, "has_schedules": False, "has_limits": False},
 ]
 
 

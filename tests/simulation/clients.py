@@ -23,6 +23,7 @@ from tests.simulation.inboxes import session_of
 from tests.simulation.key_limits import with_limit, with_times_of_key
 from tests.simulation.launcher import KILLED, MAX_QUEUE_SLOTS, NO_PROGRAM, QUEUES, SLOTS
 from tests.simulation.machine import Machine, SupervisorLife
+from tests.simulation.permits import MOST, pause_or_resume, with_short_run
 from tests.simulation.references import with_references
 from tests.simulation.schedules import ScheduleAsker, is_about_schedules
 
@@ -102,16 +103,22 @@ class SimulatedClient:
         else:
             self._note(None)
 
-    def next_request(self) -> Request:
+    def next_request(self) -> Request:  # noqa: PLR0911 (one for each kind of history)
         """Draw the next request: a new job, or an action on a job or a queue."""
         dice = self._machine.dice
         if self._machine.has_schedules and dice.random() < SCHEDULING_SHARE:
             return self.schedules.next_request(dice)
         if self._machine.has_references and dice.random() < PRUNING_SHARE:
             return requests.Prune(id=UNSENT, keep=dice.randint(0, 3))
+        if self._machine.has_permits and self.number < len(QUEUES):
+            request = pause_or_resume(dice, QUEUES[self.number])
+            if request is not None:
+                return request
         if len(self.own) < RECENT // 2 or dice.random() < 0.3:
-            if dice.random() < 0.2:
-                return requests.SubmitMany(id=UNSENT, specs=[self._spec() for _ in range(dice.randint(1, 4))])
+            if dice.random() < 0.2 or self._machine.has_permits:
+                most = MOST if self._machine.has_permits else 4
+                specs = [self._spec() for _ in range(dice.randint(1, most))]
+                return requests.SubmitMany(id=UNSENT, specs=specs)
             return requests.Submit(UNSENT, self._spec())
         if dice.random() < 0.2:
             return self._next_queue_request(dice)
@@ -191,6 +198,8 @@ class SimulatedClient:
             spec = with_references(spec)
         if self._machine.has_inboxes:
             spec = replace(spec, session=session_of(spec))
+        if self._machine.has_permits:
+            return with_short_run(spec)
         wanted = 2 if codes[0] else 1  # no dice: what each seed does stays as it was
         return replace(spec, resources={"gpu": wanted}) if (spec.priority or 0) > 0 else spec
 

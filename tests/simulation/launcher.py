@@ -168,7 +168,7 @@ class SimulatedLauncher:
         instance, covers = self._journal.instance, self._journal.covers
         connection(Welcome(LAUNCHING_PROTOCOL, instance, 1, covers, None, position))
         for key, run in self._journal.runs.items():
-            connection(AttemptStarted(key, 1, run.started_at, run.suspended))
+            connection(AttemptStarted(key, 1, run.started_at, run.suspended, slot=run.launch.slot))
         for ended in self._journal.ended.values():
             connection(ended)
         connection(Ready())
@@ -247,7 +247,7 @@ class SimulatedLauncher:
         assert all(tokens.isdisjoint(each) for each in held), f"a token of {attempt} is held twice"
         program, seconds, *_ = launch.argv
         if program == NO_PROGRAM:
-            self._finish(key, Outcome.NOT_STARTED, None, None)
+            self._finish(launch, Outcome.NOT_STARTED, None, None)
             return
         now = self._event_queue.now()
         since = self._event_queue.time
@@ -311,26 +311,27 @@ class SimulatedLauncher:
         key = run.launch.key
         del self._journal.runs[key]
         if outcome is not None:
-            self._finish(key, outcome, None, run.started_at)
+            self._finish(run.launch, outcome, None, run.started_at)
             return
         code = int(run.launch.argv[1 + min(key.attempt, len(run.launch.argv) - 2)])
         if code == KILLED:
-            self._finish(key, Outcome.SIGNAL, None, run.started_at)
+            self._finish(run.launch, Outcome.SIGNAL, None, run.started_at)
             return
         self._records.codes[key.job, key.attempt] = code
         outcome = Outcome.EXIT if code else Outcome.SUCCEEDED
         result = json.dumps({"ok": result_of(key.job, key.attempt)}).encode() if run.launch.result else None
-        self._finish(key, outcome, code, run.started_at, None if code else result)
+        self._finish(run.launch, outcome, code, run.started_at, None if code else result)
 
     def _finish(
         self,
-        key: AttemptKey,
+        launch: Launch,
         outcome: Outcome,
         code: int | None,
         started_at: float | None,
         result: bytes | None = None,
     ) -> None:
         """Report an end, and keep it until it is acknowledged (R4)."""
+        key = launch.key
         self._journal.ended[key] = ended = AttemptEnded(
             key=key,
             outcome=outcome,
@@ -340,6 +341,7 @@ class SimulatedLauncher:
             started_at=started_at,
             finished_at=self._event_queue.now().wall,
             run_seconds=None if started_at is None else max(self._event_queue.now().wall - started_at, 0.0),
+            slot=launch.slot,
         )
         if self._supervisor is None:
             self._journal.synced.add(key)

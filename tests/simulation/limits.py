@@ -159,7 +159,7 @@ def watched_shares() -> Iterator[ShareWatch]:
     move = Scheduler._move
 
     def moved(self: Scheduler, job: Job, what: Move, now: Now, *rest: Any, **changes: Any) -> Job:
-        if what is Move.START:
+        if what is Move.START and not self.is_frozen:  # then an attempt has begun already
             watch.saw_start(self, job, now)
         return move(self, job, what, now, *rest, **changes)
 

@@ -33,7 +33,7 @@ from bgd.daemon.storage import change_stream
 from bgd.daemon.storage.database import DatabaseConnection, Health
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
-from bgd.wire.launching import Launch
+from bgd.wire.launching import Launch, ToLauncher
 from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.records import AttemptRecords
 from tests.simulation.calls import with_breaker
@@ -59,6 +59,12 @@ class SimulatedLink(LauncherLink):
     def __init__(self, machine: Machine, store: Store, generation: int) -> None:
         super().__init__("/nowhere", "/nowhere", store, generation)
         self._machine = machine
+
+    def send(self, message: ToLauncher) -> bool:
+        if isinstance(message, Launch):
+            at = self._machine.event_queue.now().wall
+            self._machine.stops.launches(self._machine.disk, len(self._machine.lives) - 1, message, at)
+        return super().send(message)
 
     def _start(self, path: str) -> None:
         del path
@@ -93,6 +99,7 @@ class Machine:
         has_inboxes: whether jobs have sessions.
         has_calls: whether jobs are followed by others, and some are calls that pause after failures.
         has_references: whether jobs get the results of others, and finished jobs are pruned.
+        has_permits: whether there are many short jobs.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class Machine:
         has_limits: bool | None = None,
         has_calls: bool = False,
         has_references: bool = False,
+        has_permits: bool = False,
     ) -> None:
         self.dice = random.Random(seed)
         self.event_queue = EventQueue()
@@ -120,6 +128,7 @@ class Machine:
         self.has_calls = has_calls
         if has_calls:
             self.config = with_breaker(self.config)
+        self.has_permits = has_permits
         self.has_references = has_references
         if has_references:
             self.config = with_class_jobs(self.config)
@@ -266,7 +275,7 @@ class Machine:
         self.event_queue.after(0.0, lambda: self._succeed(life))
 
     def _begins(self, instance: str, launch: Launch) -> None:
-        self.stops.begins(len(self.lives) - 1, instance, launch)
+        self.stops.begins(self.disk, instance, launch)
 
     def _succeed(self, life: SupervisorLife) -> None:
         """Start another supervisor after one has ended, unless that was killed before."""
@@ -321,6 +330,8 @@ def simulated(machine: Machine) -> Iterator[None]:
         mock.patch("bgd.daemon.retention.time", SimpleNamespace(monotonic=elapsed)),
         mock.patch("bgd.daemon.supervisor.random", machine.dice),
         mock.patch("bgd.core.packed_jobs._FEW", 0),  # a history has few jobs; they are packed like very many
+        # with permits most slots have some; without, no job counts as short
+        mock.patch("bgd.daemon.permits.SHORT_RUN", 4.0 if machine.has_permits else 0.0),
     ):
         yield
 

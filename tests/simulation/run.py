@@ -8,8 +8,9 @@ from contextlib import closing, nullcontext
 from itertools import pairwise
 
 import msgspec
+from msgspec.structs import replace
 
-from bgd.core.job import FINAL, JobId, State
+from bgd.core.job import FINAL, JobId, Move, State
 from bgd.core.notifications import Message, NotifyEvent
 from bgd.core.scheduler import REASONS_OF_CANCEL, SKIPPED
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
@@ -28,11 +29,12 @@ from tests.simulation.key_limits import check_key_limits
 from tests.simulation.launcher import MAX_QUEUE_SLOTS, QUEUES
 from tests.simulation.limits import ShareWatch, check_rates, watched_shares
 from tests.simulation.machine import Machine, simulated
+from tests.simulation.permits import FAULT as FAULT_OF_PERMITS
 from tests.simulation.references import ReferenceLaws
 from tests.simulation.retries import SHARE as RETRIES
 from tests.simulation.retries import Retrier, check_retries
 from tests.simulation.schedules import ScheduleLaws
-from tests.simulation.stops import check_order
+from tests.simulation.stops import adopted_among, check_order
 
 STEPS = (5, 45)  # requests and faults of a history, at least and at most
 PAUSES = (0.0, 0.0, 0.001, 0.02, 0.3, 3.0, 12.0)  # seconds between them
@@ -58,7 +60,7 @@ class SimulationRun:
     `has_schedules`: whether there are schedules in it; None leaves that to the seed. `has_limits`: whether
     queues have rates and weights. `has_batches`: whether there are batches. `has_inboxes`: whether jobs have
     sessions, whose inboxes are read. `has_retries`: whether pipelines fail and are retried. `has_calls`,
-    `has_references`: as of a Machine.
+    `has_references`, `has_permits`: as of a Machine.
     """
 
     def __init__(  # noqa: PLR0913 - what a history has in addition
@@ -73,6 +75,7 @@ class SimulationRun:
         has_retries: bool = False,
         has_calls: bool = False,
         has_references: bool = False,
+        has_permits: bool = False,
     ) -> None:
         if has_calls:  # the model of shares does not know which calls are paused
             has_limits = False
@@ -82,7 +85,9 @@ class SimulationRun:
             has_limits=has_limits,
             has_calls=has_calls,
             has_references=has_references,
+            has_permits=has_permits,
         )
+        self._fault = FAULT_OF_PERMITS if has_permits else FAULT
         self._has_weights = any(each.weight for each in self._machine.config.queues.values())
         self._submitted: list[int] = []
         self._clients = [SimulatedClient(number, self._machine, self._submitted) for number in range(CLIENTS)]
@@ -119,9 +124,9 @@ class SimulationRun:
 
     def _step(self) -> None:
         machine, dice = self._machine, self._machine.dice
-        if dice.random() < FAULT:
+        if dice.random() < self._fault:
             [fault] = dice.choices(list(FAULTS), list(FAULTS.values()))
-            for _ in range(dice.randrange(30)):
+            for _ in range(dice.randrange(90 if machine.has_permits else 30)):
                 machine.event_queue.step()
             self._check()
             self._say(fault.__name__)
@@ -234,11 +239,10 @@ class SimulationRun:
         askers = [client.schedules for client in self._clients]
         laws = ScheduleLaws(disk, told, askers, self._machine.lives, has_times=not self._is_set)
         of_schedules = laws.check()
-        stream = [event for event in told if isinstance(event, EventView)]
+        stream = self._at_true_times([event for event in told if isinstance(event, EventView)])
         jobs = {job: read.view(disk, job) for (job,) in disk.execute("SELECT id FROM jobs").fetchall()}
         views = {job: view for job, view in jobs.items() if view is not None}
         self._check_told(stream, views, laws.jobs.keys())
-        check_order(self._machine.stops.begun, stream, [life.first_event for life in self._machine.lives])
         stuck = {job: view.state for job, view in views.items() if view.state not in FINAL}
         assert not stuck, f"nothing happens any more, but these have not finished: {stuck}"
         journal = self._machine.journal
@@ -266,8 +270,10 @@ class SimulationRun:
         found += of_inboxes + of_retries
         unknown = {event.job for event in stream} - history.specs.keys()
         assert not unknown, f"nobody asked for these jobs: {unknown}"
-        _check_turns(history, stream, has_calls=self._machine.has_calls)
+        _check_turns(history, stream, self._adopted, has_calls=self._machine.has_calls)
         found += check_key_limits(history)
+        by_permit = sum(begin.permit_at is not None for begin in self._machine.stops.begun)
+        found += Counter({"by permit": by_permit, "adopted": len(self._adopted)})
         if self._machine.has_calls:
             found += check_follow_ups(history, following)
             if not self._is_set:
@@ -278,6 +284,20 @@ class SimulationRun:
             starts = [life.started_at for life in self._machine.lives]
             found += check_rates(history, self._machine.config.queues, starts)
         return found
+
+    def _at_true_times(self, stream: list[EventView]) -> list[EventView]:
+        """Check the order of starts; return the events with the times when adopted attempts began."""
+        first_events = [life.first_event for life in self._machine.lives]
+        begun = self._machine.stops.begun
+        check_order(begun, stream, first_events)
+        began_at = adopted_among(begun, stream, first_events)
+        self._adopted = {(*attempt, Move.START) for attempt in began_at}
+        return [
+            replace(event, at=began_at[event.job, event.attempt])
+            if (event.job, event.attempt, event.what) in self._adopted
+            else event
+            for event in stream
+        ]
 
     def _check_told(
         self, stream: list[EventView], views: dict[int, JobView], together: Collection[int]
@@ -336,10 +356,13 @@ def _first_failures(ends: list[State]) -> int:
     )
 
 
-def _check_turns(history: History, stream: list[EventView], *, has_calls: bool) -> None:
+def _check_turns(
+    history: History, stream: list[EventView], adopted: Collection[tuple[int, int, str]], *, has_calls: bool
+) -> None:
     """Check that no job starts while a more urgent one, or an older one as urgent, waits in the same lane.
 
-    Such a job is in the same queue and asks for the same tokens and key, and both or neither are calls.
+    Such a job is in the same queue and asks for the same tokens and key, and both or neither are calls. A
+    start of `adopted` was decided earlier than its event says.
     """
     edited = history.edited_jobs()
     queued: dict[int, tuple[object, int]] = {}
@@ -348,7 +371,7 @@ def _check_turns(history: History, stream: list[EventView], *, has_calls: bool) 
         if spec is None or event.job in edited:
             continue
         rank = -(spec.priority or 0)
-        if event.what == "start":
+        if event.what == "start" and (event.job, event.attempt, event.what) not in adopted:
             own = _lane_of(spec), has_calls and is_call(spec)
             ahead = [
                 job

@@ -28,6 +28,7 @@ from bgd.daemon.idempotency import Idempotency
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import LauncherLink
 from bgd.daemon.notifications import RETRIES, Notifications
+from bgd.daemon.permits import Permits
 from bgd.daemon.schedule_clock import ScheduleClock
 from bgd.daemon.storage import batches as stored_batches
 from bgd.daemon.storage import notifications as storage
@@ -448,11 +449,11 @@ def forget_retries_at_a_restart(monkeypatch):
 def note_no_start_of_a_retry(monkeypatch):
     occupy = ReadyQueues.occupy
 
-    def note_first_only(self, job):
+    def note_first_only(self, job, adopted=None):
         note = self.starts.note
         if job.attempt > 1:
             self.starts.note = lambda *_: None
-        taken = occupy(self, job)
+        taken = occupy(self, job, adopted)
         self.starts.note = note
         return taken
 
@@ -719,6 +720,73 @@ def never_end_a_pause(monkeypatch):
 def test_a_fault_of_follow_ups_and_breakers_is_found(monkeypatch, fault, found):
     fault(monkeypatch)
     search(found, STARTS.get(fault, 0), has_schedules=False, has_limits=False, has_calls=True)
+
+
+PERMITTED = 20  # histories with many short jobs
+
+
+def test_histories_with_permits_pass_all_checks():
+    found: Counter[str] = Counter()
+    for seed in range(PERMITTED):
+        found += SimulationRun(seed, has_schedules=False, has_permits=True).run()
+    assert found["by permit"] > 10 * PERMITTED
+
+
+def keep_specs(monkeypatch):
+    """Let permits be used whose specs would not be there."""
+
+    def note_commit(self, transaction):
+        self.known = self.known | transaction.specs
+        return _note_commit(self, transaction)
+
+    _note_commit = Permits.note_commit
+    monkeypatch.setattr(Permits, "known", {}, raising=False)
+    monkeypatch.setattr(Permits, "note_commit", note_commit)
+
+
+def use_permits_before_their_commit(monkeypatch):
+    keep_specs(monkeypatch)
+    monkeypatch.setattr(
+        Permits, "usable_spec", lambda self, job, _: self.known.get(job.id) if job.id in self.value else None
+    )
+
+
+def use_permits_that_are_being_withdrawn(monkeypatch):
+    keep_specs(monkeypatch)
+    monkeypatch.setattr(
+        Permits,
+        "usable_spec",
+        lambda self, job, _: self.known.get(job.id) if job.id in self.durable else None,
+    )
+
+
+def forget_permits_at_a_restart(monkeypatch):
+    monkeypatch.setattr(Permits, "restore", lambda *_: None)
+
+
+def take_what_was_lost_for_never_begun(monkeypatch):
+    resolve = Supervisor._resolve
+
+    def resolve_all(self, permits, snapshot):
+        covers = frozenset(permit.launcher for permit in permits.values())
+        resolve(self, permits, replace(snapshot, covers=covers))
+
+    monkeypatch.setattr(Supervisor, "_resolve", resolve_all)
+    monkeypatch.setattr("tests.simulation.run.FAULTS", {Machine.cut_power: 1, Machine.lose_records: 1})
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (use_permits_before_their_commit, "without a start or permit on disk"),
+        (use_permits_that_are_being_withdrawn, "without a start or permit on disk"),
+        (forget_permits_at_a_restart, "was started twice"),
+        (take_what_was_lost_for_never_begun, "started twice"),
+    ],
+)
+def test_a_fault_of_permits_is_found(monkeypatch, fault, found):
+    fault(monkeypatch)
+    search(found, STARTS.get(fault, 0), has_schedules=False, has_limits=False, has_permits=True)
 
 
 # Seeds at which the search for rarer faults starts, shortly before the first history that shows the fault

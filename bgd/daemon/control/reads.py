@@ -157,7 +157,12 @@ class ReadHandler:
             if job_id is None:
                 raise NoSuchJob("you have no jobs yet")
         async with client.in_turn():
-            [view] = await self._with_usual_times([await _view(self._store, job_id)])
+            view = await _view(self._store, job_id)
+            job = self._supervisor.get(JobId(job_id))
+            if job is not None and job.state is not view.state:  # it asks about itself, launched by permit
+                await self._supervisor.saved()
+                view = await _view(self._store, job_id)
+            [view] = await self._with_usual_times([view])
             client.send(replies.Shown(request.id, view))
         log_dir = self._supervisor.config.log_dir
         after = 0

@@ -115,6 +115,13 @@ class ActivityWriter:
         if minute != self._minute:
             _fold(db, minute)
             self._load(db, minute)
+        ended = {(end.job, end.attempt) for end in saved.ends}
+        late = []
+        for start in saved.attempts:  # first those that have ended already
+            if (start.job, start.attempt) in ended:
+                self._start(db, saved, start, saved.specs.get(start.job) or wanted.get(start.job))
+            else:
+                late.append(start)
         for end in saved.ends:
             job = saved.saves[end.job].job
             name, slots = self._running.pop(end.job, None) or db.execute(_RUNNING, (end.job,)).fetchone()
@@ -123,13 +130,18 @@ class ActivityWriter:
                 for seconds, at, taken in _periods(end, saved.now.wall):
                     for counts in self._places(db, job.queue, name, at, seconds):
                         counts.slot_seconds += slots * taken
-        for start in saved.attempts:
-            job, stored = saved.saves[start.job].job, saved.specs.get(start.job) or wanted.get(start.job)
-            name = (stored is not None and stored.spec.name) or OTHER
-            self._running[job.id] = name, job.conditions.slots if start.slot else 0
-            _add_start(self._places(db, job.queue, name, minute), start, stored)
+        for start in late:
+            self._start(db, saved, start, saved.specs.get(start.job) or wanted.get(start.job))
         db.executemany(_WRITE, [(*row, _encode(counts)) for row, counts in self._changed.items()])
         self._changed.clear()
+
+    def _start(
+        self, db: sqlite3.Connection, saved: Transaction, start: NewAttempt, stored: StoredSpec | None
+    ) -> None:
+        job = saved.saves[start.job].job
+        name = (stored is not None and stored.spec.name) or OTHER
+        self._running[job.id] = name, job.conditions.slots if start.slot else 0
+        _add_start(self._places(db, job.queue, name, self._minute), start, stored)
 
     def forget(self) -> None:
         """Forget what is on disk."""

@@ -26,10 +26,12 @@ from bgd.daemon.storage import lists
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import (
     UNREADABLE,
+    Permit,
     QueueControls,
     QueueSetting,
     StoredSpec,
     UnfinishedJob,
+    unpack_permits,
     unpack_policy,
     unpack_resources,
     unpack_spec,
@@ -351,6 +353,12 @@ def controls(db: sqlite3.Connection) -> QueueControls:
             for name, has_slots, of_queue, is_paused in db.execute(_QUEUES)
         }
     return QueueControls(slots=slots, paused=bool(paused), queues=queues)
+
+
+def permits(db: sqlite3.Connection) -> list[Permit]:
+    """Return all permits."""
+    row = db.execute("SELECT value FROM permits").fetchone()
+    return [] if row is None else unpack_permits(row[0])
 
 
 def finished_jobs(db: sqlite3.Connection, job_ids: Sequence[int]) -> dict[JobId, Job]:

@@ -93,6 +93,17 @@ class NewAttempt(Struct, frozen=True):
     tokens: Tokens = NO_TOKENS
 
 
+class Permit(Struct, frozen=True, array_like=True):
+    """Permission to launch an attempt before its start is saved: see `bgd.daemon.permits`.
+
+    `attempt`: the number of the job's next one. `launcher`: the instance that may get it.
+    """
+
+    job: JobId
+    attempt: int
+    launcher: str
+
+
 class AttemptEnd(Struct, frozen=True, kw_only=True):
     """How an attempt ended; None means that there is no such value, or that it is stored already.
 
@@ -200,6 +211,7 @@ class Transaction(Struct, kw_only=True):
         new: jobs that were just submitted; their specs are in `specs`.
         saves: jobs as they are now.
         relaunched: attempts stored earlier that now belong to another launcher.
+        lost: attempts that may have begun, of which only a permit is known; their ends are in `ends`.
         pids: attempts that run, or are about to.
         wanted: jobs whose specs are read back in the same transaction.
         edited: jobs whose specs are replaced.
@@ -232,6 +244,8 @@ class Transaction(Struct, kw_only=True):
         launches: jobs whose attempts to launch after the commit.
         commands: jobs that say what to do to their running attempts after the commit.
         acknowledge: attempts whose ends to acknowledge to the launcher after the commit.
+        permits: all of them, packed; None if nothing has changed.
+        permitted: specs of attempts that were launched by permit.
         actors: users behind the effects of the Scheduler, by their place.
         removers: users who asked to remove jobs.
     """
@@ -241,6 +255,7 @@ class Transaction(Struct, kw_only=True):
     saves: dict[JobId, SaveJob] = {}
     attempts: list[NewAttempt] = []
     relaunched: list[NewAttempt] = []
+    lost: list[NewAttempt] = []
     pids: dict[JobId, AttemptStarted] = {}
     ends: list[AttemptEnd] = []
     wanted: list[JobId] = []
@@ -274,6 +289,8 @@ class Transaction(Struct, kw_only=True):
     launches: list[Job] = []
     commands: list[Job] = []
     acknowledge: list[AttemptKey] = []
+    permits: bytes | None = None
+    permitted: dict[JobId, StoredSpec] = {}
     actors: dict[int, str] = {}
     removers: dict[JobId, str] = {}
 
@@ -283,7 +300,17 @@ class Transaction(Struct, kw_only=True):
         return not any(_written(self))
 
 
-_NOT_WRITTEN = {"now", "specs", "results", "answers", "launches", "commands", "acknowledge", "actors"}
+_NOT_WRITTEN = {
+    "now",
+    "specs",
+    "permitted",
+    "results",
+    "answers",
+    "launches",
+    "commands",
+    "acknowledge",
+    "actors",
+}
 _NOT_WRITTEN |= {"removers", "rules", "default_target", "has_notify_facts", "sessions"}
 _written = attrgetter(*(name for name in Transaction.__struct_fields__ if name not in _NOT_WRITTEN))
 
@@ -327,6 +354,8 @@ pack_policy = lru_cache(_MAX_CACHED)(_encode)
 unpack_policy = lru_cache(_MAX_CACHED)(msgspec.msgpack.Decoder(RetryPolicy).decode)
 # Without the environment. A limit of JobSpec may be widened, never narrowed: stored specs are read through it
 unpack_spec = msgspec.msgpack.Decoder(JobSpec).decode
+pack_permits, unpack_permits = _encode, msgspec.msgpack.Decoder(list[Permit]).decode
+NO_PERMITS = pack_permits([])
 
 
 def pack_tokens(tokens: Demand | Tokens) -> bytes | None:

@@ -35,7 +35,7 @@ from bgd.daemon.storage.database import (
     transaction,
     translate_error,
 )
-from bgd.daemon.storage.records import pack_policy, unpack_policy
+from bgd.daemon.storage.records import NO_PERMITS, Permit, pack_policy, unpack_policy
 from bgd.daemon.storage.schema import VERSION, check, open_readable, open_writable, version_of
 
 MARGIN = 1_000_000  # ids that may have been given out after the last known one
@@ -294,6 +294,7 @@ def mark_as_outdated(db: sqlite3.Connection, known_id: int, position: int) -> Re
             (last,) = db.execute(_LAST_NUMBER, (table,)).fetchone()
             db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
             db.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, last + skipped))
+        db.execute("UPDATE permits SET value = ?", (NO_PERMITS,))  # the jobs are held
         paused = db.execute("UPDATE schedules SET paused = 1").rowcount
         running = _disown(db)
     return RecoveryResult(held=held, paused=paused, running=running, last_id=last_id + skipped)
@@ -302,16 +303,17 @@ def mark_as_outdated(db: sqlite3.Connection, known_id: int, position: int) -> Re
 _LAST_NUMBER = "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = ?"
 
 
-def jobs_to_hold(db: sqlite3.Connection) -> tuple[bool, dict[JobId, str]]:
-    """Return whether all jobs that wait have to be held before anything starts, and which others, and why."""
-    (mark,) = db.execute("SELECT is_outdated FROM meta").fetchone()
-    return bool(mark), unreadable.jobs_to_hold(db)
+def uncertain_jobs(db: sqlite3.Connection) -> tuple[list[Permit], bool, dict[JobId, str]]:
+    """Return all permits, whether to hold all jobs that wait before any starts, and which others, and why."""
+    (mark,) = db.execute("SELECT is_outdated OR NOT EXISTS (SELECT * FROM permits) FROM meta").fetchone()
+    return read.permits(db), bool(mark), unreadable.jobs_to_hold(db)
 
 
 def remove_mark(db: sqlite3.Connection) -> None:
     """Note that the jobs that waited are held, and that this is on disk."""
     with transaction(db):
         db.execute("UPDATE meta SET is_outdated = 0")
+        db.execute("INSERT OR IGNORE INTO permits (rowid, value) VALUES (1, ?)", (NO_PERMITS,))
 
 
 def check_file(path: str, seconds: float) -> tuple[int, list[str] | None]:

@@ -220,7 +220,13 @@ TABLES = (
 )
 
 # MIGRATIONS[n] turns version FIRST + n into the next. Never edit one that was released: add the next one.
-MIGRATIONS: tuple[str, ...] = ()
+MIGRATIONS: tuple[str, ...] = (
+    """
+    -- One row: MessagePack of the permits, a list of records.Permit.
+    CREATE TABLE permits (value BLOB NOT NULL);
+    INSERT INTO permits VALUES (x'90');
+    """,
+)
 VERSION = FIRST + len(MIGRATIONS)
 
 COPY_KEPT = 7 * 86_400.0  # seconds that a copy from before an upgrade is kept

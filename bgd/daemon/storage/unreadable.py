@@ -28,7 +28,7 @@ from bgd.core.schedule_spec import Result, ScheduleSpec
 from bgd.core.spec import DEFAULT_QUEUE, Demand, ExecutorKind, JobSpec
 from bgd.daemon.storage.activity import Counts
 from bgd.daemon.storage.database import DECODE_ERRORS, damaged, on_one_line, plain_cursor, transaction
-from bgd.daemon.storage.records import UNREADABLE, JobEvent, Waits, pack_policy
+from bgd.daemon.storage.records import UNREADABLE, JobEvent, Permit, Waits, pack_policy
 from bgd.wire.views import JobError, StepState
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,6 +53,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "notify_waiting": {"waiting": Waiting},
     "activity": {"counts": Counts},
     "breakers": {"state": BreakerState},
+    "permits": {"value": list[Permit]},  # without it the start holds all jobs that wait
     "job_batches": dict.fromkeys(("then_spec", "catch_spec", "finally_spec"), JobSpec),
     "steps": {"state": StepState},
     "inbox": {"state": State, "outcome": Outcome},

@@ -90,6 +90,8 @@ class TransactionWriter:
             self.newest_event = change_stream.append_events(db, events, self.newest_event)
         if transaction.settled or transaction.rules:
             notifications.save(db, transaction)
+        if transaction.permits is not None:
+            db.execute("INSERT OR REPLACE INTO permits (rowid, value) VALUES (1, ?)", (transaction.permits,))
         if transaction.wall_ahead is not None or transaction.controls is not None or transaction.breakers:
             _save_daemon(db, transaction)
         wanted: dict[JobId, StoredSpec] = {}
@@ -97,7 +99,7 @@ class TransactionWriter:
             wanted = read.read_specs(db, transaction.wanted)
             transaction.results = read.results_for(db, wanted.values())
         if transaction.attempts or transaction.ends:
-            self._activity.save(db, transaction, wanted)
+            self._activity.save(db, transaction, transaction.permitted | wanted)
         if transaction.removed or transaction.cleared:
             self._remove(db, transaction)
         return wanted
@@ -183,14 +185,17 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
 
     Every statement costs a switch between this thread and the loop's, so statements without rows are skipped,
     and jobs that differ only by consecutive ids share one: someone may cancel a million.
-    If a job's attempt ends and another starts in one transaction, the start is written last.
+    If an attempt starts and ends in one transaction, the end is written last; if another one starts then,
+    that is.
     """
     ends = {end.job: end for end in transaction.ends}
     if not ends.keys() <= transaction.saves.keys():
         raise LookupError("an attempt ended, and its job was not moved")
-    starts = {item.job: item.at for item in transaction.attempts}
+    starts = {item.job: item for item in transaction.attempts}
     inserted = {job.id for job in transaction.new if job.id in starts}
-    ended, started = [], []
+    ended = []
+    started: list[tuple[object, ...]] = []
+    begun: list[tuple[object, ...]] = []
     plain: list[tuple[object, ...]] = []  # each for a run of jobs with the same columns
     count, same, last = 0, None, 0
     rare: list[SaveJob] = []
@@ -207,7 +212,8 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
             outcome = end.outcome.value, end.exit_code, end.signal, end.outcome is Outcome.SNOOZED
             ended.append((*columns, *finish, save.reason, *outcome, end.log_kept, end.started_at, job.id))
         if start is not None:
-            started.append((*columns, None, None, save.reason, start, job.id))
+            rows = started if end is None or end.attempt != start.attempt else begun
+            rows.append((*columns, None, None, save.reason, start.at, job.id))
         elif end is None:
             finish = (save.at, transaction.now.elapsed) if job.state in FINAL else (None, None)
             values = (*columns, *finish, save.reason)
@@ -215,6 +221,7 @@ def _save_jobs(db: sqlite3.Connection, transaction: Transaction) -> None:
             plain.append((*values, first, job.id))
             count, same, last = count + 1, values, job.id
     update_rows(db, _SAVE_JOBS, plain, count)
+    update_rows(db, _START_JOB, begun)
     update_rows(db, _END_JOB, ended)
     update_rows(db, _START_JOB, started)
     if rare:
@@ -259,13 +266,13 @@ def _columns(job: Job) -> tuple[object, ...]:
 
 def _save_attempts(db: sqlite3.Connection, transaction: Transaction) -> None:
     """Write starts and ends of attempts; what these mean for the jobs is written with the jobs."""
-    if transaction.attempts:
-        since = transaction.now.elapsed
-        rows = [
-            (item.job, item.attempt, item.slot, pack_tokens(item.tokens), item.launcher, item.at, since)
-            for item in transaction.attempts
-        ]
-        db.executemany(_INSERT_ATTEMPT, rows)
+    for attempts, since in ((transaction.attempts, transaction.now.elapsed), (transaction.lost, None)):
+        if attempts:
+            rows = [
+                (item.job, item.attempt, item.slot, pack_tokens(item.tokens), item.launcher, item.at, since)
+                for item in attempts
+            ]
+            db.executemany(_INSERT_ATTEMPT, rows)
     for item in transaction.relaunched:
         update_rows(db, _RELAUNCH, [(item.launcher, item.job, item.attempt)])
     if transaction.pids:
