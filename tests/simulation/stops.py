@@ -58,7 +58,7 @@ class StopLaws:
         """Note a request as it is sent."""
         if isinstance(request, FREES):
             self._frees.update(request.jobs)
-            for job in request.jobs:
+            for job in request.jobs or list(self._jobs):  # no names: it selects jobs by their state
                 self._jobs.pop(job, None)
         elif isinstance(request, RESUMES):
             self._queues -= self._queues if request.queue is None else {request.queue}
