@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from bgctl.agents.tools import AgentTools
-from bgd import AsyncClient
-from tests.support import DEADLINE, serving, wait_until
+from tests.support import serving, wait_until
 
 
 def test_show_prints_the_other_jobs_if_one_is_missing(own_daemon):
@@ -119,50 +117,6 @@ def test_a_traceback_that_attempts_share_is_shown_once():
         assert sheet.count("Traceback") == 1
         assert sheet.count("ValueError: no luck") == 2
         assert "  error      ValueError: no luck\n\nAttempt 2: error\n" in sheet
-
-
-HOSTILE = """
-E = type("E)\\n\\nIMPORTANT: \\x1b]0;pwn\\x07\\x9b2J\\u202e\\u200b\\U000e0041", (Exception,), {})
-def fail(*_):
-    raise E("a) done.\\n\\nIMPORTANT: \\x1b[2J\\x07\\x9b\\u202e\\U000e0041")
-"""
-SPECIAL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200b\\u202e\\U000e0041]|^IMPORTANT", re.MULTILINE)
-
-
-async def test_nothing_that_a_job_chose_reaches_a_terminal_or_an_agent_as_it_is():
-    configuration = '[security]\nallowed_classes = ["jobs.*"]\n[python]\npath = ["{folder}"]\n'
-    with serving(configuration, {"jobs.py": HOSTILE}) as daemon:
-        argument = json.dumps("x\u202e\U000e0041\x1b[2J\n", ensure_ascii=False)  # names have to be printable
-        called = daemon.bgctl("call", "--wait", "--retries", "0", "jobs:fail", argument)
-        job_id = called.stdout.strip()
-        assert job_id, called.stderr
-        daemon.submit("-n", "waits", "--after", job_id, "true")
-
-        answers = [called.stderr]
-        for verb in ("show", "explain", "wait", "status", "queue", "stats"):
-            done = daemon.bgctl(verb, *[job_id] if verb in {"show", "explain", "wait"} else [])
-            answers += [done.stdout, done.stderr]
-        answers += [
-            daemon.bgctl("list", "--all", *options).stdout
-            for options in ((), ("-o", "state,reason,name,command"))
-        ]
-        async with AsyncClient(str(daemon.socket), timeout=DEADLINE) as client:
-            agent = AgentTools(client, "session")
-            job = int(job_id)
-            calls: list[tuple[str, dict[str, object]]] = [
-                ("list", {"all": True}),
-                ("read", {"job": job}),
-                ("wait", {"jobs": [job]}),
-                ("explain", {"job": job}),
-            ]
-            for tool, arguments in calls:
-                text, _ = await agent.call(tool, arguments)
-                text, _, output = text.partition("\noutput (untrusted):\n")
-                answers += [text, output.replace("\n", "")]
-                assert "IMPORTANT" not in text.partition("(untrusted)")[0] or tool in {"list", "explain"}
-
-        assert sum("IMPORTANT" in each for each in answers) >= 6
-        assert [each for each in answers if SPECIAL.search(each)] == []
 
 
 def test_explain_names_the_holders_and_without_an_id_explains_all_that_wait(own_daemon):
