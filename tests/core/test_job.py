@@ -33,6 +33,12 @@ def test_each_verb_applies_to_some_states_and_the_usual_ones_are_among_them():
         assert (verb.usual or verb.states) <= verb.states
 
 
+def test_a_selection_that_names_no_state_has_the_usual_ones():
+    assert VERBS["retry"].states_in(State) == {State.FAILED}
+    assert VERBS["retry"].states_in([State.CANCELLED, State.RUNNING]) == {State.CANCELLED}
+    assert VERBS["remove"].states_in(State) == FINAL
+
+
 def test_verbs_that_act_on_a_process_need_one_and_only_finished_jobs_are_removed():
     assert all(VERBS[name].states <= ACTIVE for name in ("suspend", "signal"))
     assert VERBS["continue"].states == {State.RUNNING, State.HELD}
