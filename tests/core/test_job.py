@@ -34,9 +34,9 @@ def test_each_verb_applies_to_some_states_and_the_usual_ones_are_among_them():
 
 
 def test_a_selection_that_names_no_state_has_the_usual_ones():
-    assert VERBS["retry"].states_in(State) == {State.FAILED}
+    assert VERBS["retry"].states_in(list(State)) == {State.FAILED}
     assert VERBS["retry"].states_in([State.CANCELLED, State.RUNNING]) == {State.CANCELLED}
-    assert VERBS["remove"].states_in(State) == FINAL
+    assert VERBS["remove"].states_in(list(State)) == FINAL
 
 
 def test_verbs_that_act_on_a_process_need_one_and_only_finished_jobs_are_removed():
