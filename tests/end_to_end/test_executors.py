@@ -98,7 +98,7 @@ def test_an_unknown_executor_is_refused_in_one_line(daemon, client):
     assert done.stderr.endswith("did you mean gentle?\n")
     waiting = client.submit(["/bin/sh"], hold=True)
     assert "no [executors.none]" in daemon.bgctl("edit", str(waiting.id), "--executor", "none").stderr
-    assert "an executor" in daemon.bgctl("submit", "--executor", "A B", "/bin/sh").stderr
+    assert "--executor: 'A B' must be a name" in daemon.bgctl("submit", "--executor", "A B", "/bin/sh").stderr
     with pytest.raises(Refused, match="a name of at most 32 small letters"):
         client.submit(["/bin/sh"], executor="A B")
 
