@@ -80,7 +80,7 @@ async def test_failed_migration_leaves_the_file_unchanged(path, monkeypatch):
     assert str(refused.value) == (
         f"database {path} cannot be upgraded from version {VERSION} of its tables to {VERSION + 1} (no such"
         " table: nowhere), and is unchanged: start the earlier bgd again, or `bgd --recover` restores the"
-        " newest backup; or move it away to start with an empty one"
+        " newest backup, if any; or move it away to start with an empty one"
     )
 
     store = await Store.open(path)
