@@ -109,7 +109,11 @@ async def _check_apart(folders: ForeignFolders, check: _Check) -> Finding:
 def findings_as_json(config: Config) -> str:
     """Return all findings as a JSON array, which `bgctl doctor` reads."""
     found = asyncio.run(check_all(config, ForeignFolders()))
-    return msgspec.json.encode([replace(each, message=as_utf8(each.message)) for each in found]).decode()
+    as_text = [
+        replace(each, message=as_utf8(each.message), remedy=each.remedy and as_utf8(each.remedy))
+        for each in found
+    ]
+    return msgspec.json.encode(as_text).decode()
 
 
 def check_python(config: Config) -> None:

@@ -199,7 +199,7 @@ def test_a_document_refers_to_results_and_one_that_list_printed_only_to_those_it
     ("line", "why"),
     [
         (b'{"argv": ["x"], "prio": 3}', "no key 'prio': did you mean priority"),
-        (b'{"argv": ["x"], "priority": "high"}', "priority: a whole number"),
+        (b'{"argv": ["x"], "priority": "high"}', "priority: .high. must be a whole number"),
         (b'{"priority": 1}', "neither argv"),
         (b"[1", "it is not one JSON document"),
         (b"7", "it is not a JSON object"),

@@ -58,7 +58,7 @@ def misuse(client: Client, job: Job) -> None:
     client.submit(["make"], priorty=5)  # E: call-arg
     client.submit(["make"], priority="high")  # E: arg-type
     client.submit(["make"], after=["3"])  # E: list-item
-    client.submit(["make"], at="tomorrow")  # E: arg-type
+    client.submit(["make"], at=["tomorrow"])  # E: arg-type
     client.call(["app:run"])  # E: arg-type
     client.edit([job], key="new")  # E: call-arg
     job.edit(priority=None)  # E: arg-type
