@@ -23,7 +23,7 @@ from bgd.core.explain import Cause, Reason
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.cluster.controller import Controller
 from bgd.launcher.cluster.folder import PilotFolder
-from bgd.launcher.cluster.pilot import Pilot
+from bgd.launcher.cluster.pilot import Pilot, Stage
 from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import settle
@@ -137,9 +137,10 @@ class PilotPool:
         if (first := self.first) is None or self._is_ending:
             return
         self._tell()
-        shared, nodes = self._present, self.start.nodes
-        for pilot in shared:
+        for pilot in self._present:
             pilot.close_if_spent()
+        # an empty one that is ending gives its node to the next by itself
+        shared, nodes = [each for each in self._present if each.stage is not Stage.CLOSING], self.start.nodes
         times = [left for pilot in shared if (left := pilot.time_for(first, self.lead)) > 0.0]
         starting = sum(pilot.is_starting for pilot in shared)
         has_all = len(times) >= nodes or len(shared) >= 2 * nodes  # the others still have their nodes

@@ -59,6 +59,7 @@ async def test_one_retry_is_due_while_the_journal_is_full_however_many_jobs_wait
     )
     pilot = SimpleNamespace(
         own=None,
+        stage=Stage.WORKING,
         slurm=slurm.pilot_start,
         is_starting=False,
         has_room=lambda _: True,
@@ -94,6 +95,7 @@ async def test_there_are_never_more_than_twice_as_many_pilots_as_nodes_and_one_i
     for number in range(2):
         pilot = SimpleNamespace(
             own=None,
+            stage=Stage.WORKING,
             slurm=start,
             is_starting=False,
             has_room=lambda _: False,
@@ -105,7 +107,11 @@ async def test_there_are_never_more_than_twice_as_many_pilots_as_nodes_and_one_i
         pool._shared[str(number)] = cast("Pilot", pilot)
 
     def begin(*_: object) -> None:
-        begun.append(SimpleNamespace(**vars(pilot) | {"is_starting": True, "time_for": lambda *_: inf}))
+        begun.append(
+            SimpleNamespace(
+                **vars(pilot) | {"is_starting": True, "stage": Stage.WAITING, "time_for": lambda *_: inf}
+            )
+        )
         pool._shared[f"begun {len(begun)}"] = begun[-1]
 
     pool._begin = begin  # type: ignore[method-assign, assignment]
@@ -121,6 +127,12 @@ async def test_there_are_never_more_than_twice_as_many_pilots_as_nodes_and_one_i
         each.is_starting = False
     pool.assign()
     assert len(begun) == 2
+
+    for each in pool._shared.values():
+        each.stage = Stage.CLOSING
+    for _ in range(2):  # once for all that are ending
+        pool.assign()
+    assert len(begun) == 3
 
 
 async def test_a_pilot_that_got_the_node_of_one_that_ended_does_not_show_how_long_slurm_needs(
