@@ -81,18 +81,21 @@ man: blocking  ## generate the manual pages from the help texts
 # The guard first, alone: how often threads wait for each other depends on how busy the machine is. Then eight
 # processes, because most tests mostly wait for other processes. Not $(MAKE): `make --dry-run` would run these
 # lines. Background processes of a shell ignore Ctrl-C, those under nohup hangups; some tests need both: see `env`.
+# Of the parts, tests.again decides: a part with AGAIN fails only if pytest does not say which tests failed.
 PYTEST := $(BIN)/pytest --slow -p no:anyio
 test: blocking debian-packages  ## run all tests; core and wire need full branch coverage
-	@$(PYTEST) $(GUARD); failed=$$?; \
-	env --default-signal=HUP,INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync \
+	@rm -rf .pytest_cache; $(PYTEST) $(GUARD); failed=$$?; \
+	env --default-signal=HUP,INT,QUIT make --no-print-directory --keep-going --jobs=8 --output-sync AGAIN=yes \
 		$(addprefix test-,$(PARTS)) || failed=1; \
+	$(BIN)/python -m tests.again || failed=1; \
 	exit $$failed
 
 unexport MAKEFLAGS  # some tests run make, which would ask this one for leave
 unexport PYTHONDONTWRITEBYTECODE  # each pytest would rewrite the asserts of all of Hypothesis, which takes a second
 
 $(addprefix test-,$(filter-out pure-rooms,$(PARTS))): test-%: blocking
-	$(PYTEST) $($*)
+	$(PYTEST) -o cache_dir=.pytest_cache/$* $($*) \
+		$(if $(AGAIN),|| test $$? = 1 -a -s .pytest_cache/$*/v/cache/lastfailed)
 
 test-pure-rooms: blocking
 	$(BIN)/coverage run --source=$(subst $(space),$(comma),$(addprefix bgd/,$(PURE_ROOMS))) -m pytest --slow $(PURE_TESTS)
