@@ -180,15 +180,20 @@ class Dispatcher:
         """
         return self._link.ask(self.key_of(job), settled=settled)
 
-    async def refusals(self, answers: Mapping[JobId, asyncio.Future[bool | None]]) -> dict[JobId, Refused]:
-        """Wait for answers; return why nothing was done to those jobs that the launcher has not reached."""
+    async def refusals(
+        self, answers: Mapping[JobId, asyncio.Future[bool | None]], *, may_end: bool = False
+    ) -> dict[JobId, Refused]:
+        """Wait for answers; return why nothing was done to those jobs that the launcher has not reached.
+
+        `may_end`: an attempt that has ended was reached before.
+        """
         await asyncio.wait(answers.values(), timeout=0.0 if self._link.obstacle else ANSWER_PATIENCE)
         found = {}
         for job_id, answer in answers.items():
             if not answer.done() or answer.result() is None:
                 why = self._link.obstacle or "the launcher does not answer"
                 found[job_id] = Refused(f"job {job_id} is not reached yet: {why}")
-            elif not answer.result():
+            elif not answer.result() and not may_end:
                 found[job_id] = Refused(f"job {job_id} has ended")
         return found
 

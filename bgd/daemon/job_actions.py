@@ -450,11 +450,12 @@ class JobActions:
         """Refuse commands about these jobs that the launcher has not carried out.
 
         `settled`: wait until their processes are stopped. A job whose attempt has ended first is held if it
-        would run again.
+        would run again. Otherwise they were continued, and some may have ended since.
         """
         await self._supervisor.saved()  # which tells the launcher
         dispatcher = self._supervisor.dispatcher
-        refusals = await dispatcher.refusals({job.id: dispatcher.ask(job, settled=settled) for job in told})
+        answers = {job.id: dispatcher.ask(job, settled=settled) for job in told}
+        refusals = await dispatcher.refusals(answers, may_end=not settled)
         other = {int(job_id): refusal(job_id, error) for job_id, error in refusals.items()}
         for job in filter(None, map(self._supervisor.get, refusals)):
             if job.suspended and job.state is State.HELD:

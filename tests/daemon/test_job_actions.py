@@ -586,6 +586,16 @@ async def test_what_a_launcher_has_not_done_is_refused(config, launcher, monkeyp
             await act()
 
 
+async def test_a_job_that_ends_as_soon_as_it_is_continued_was_continued(config, launcher):
+    async with served(config, launcher) as life:
+        key = await life.launched()
+        await life.actions.do("suspend", JobId(key.job))
+
+        launcher.answers = False
+
+        assert await life.actions.do("continue", JobId(key.job)) is State.RUNNING
+
+
 async def test_a_suspension_without_a_launcher_is_not_called_done_and_follows_later(config, launcher):
     async with served(config, launcher) as life:
         key = await life.launched()
