@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import again
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,9 @@ def fails(tmp_path: Path):
             "def pytest_addoption(parser): parser.addoption('--slow', action='store_true')"
         )
         (tmp_path / "test_part.py").write_text(PROJECT.replace("NUMBER", str(number)))
-        command = [sys.executable, "-m", "pytest", "-q", "-o", "cache_dir=.pytest_cache/part", "test_part.py"]
+        settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+        settings += ["-o", "cache_dir=.pytest_cache/part"]
+        command = [sys.executable, "-m", "pytest", *settings, "test_part.py"]
         assert subprocess.run(command, cwd=tmp_path, check=False, stdout=subprocess.DEVNULL).returncode == 1
         return tmp_path
 
