@@ -20,6 +20,7 @@ from bgd.core.explain import (
     in_words,
     likely_start,
     waiting_line,
+    without_slots_of_today,
     words_of,
 )
 from bgd.core.job import JobId, Now, Outcome, Rate, State
@@ -477,6 +478,15 @@ def test_those_that_hold_what_a_job_waits_for_have_words(reason, words):
     assert holders_in_words(reason) == words
 
 
+def test_a_job_that_is_not_queued_yet_does_not_wait_for_slots_of_today():
+    held, slots, load = Reason(cause=Cause.HOLD), Reason(cause=Cause.SLOTS), Reason(cause=Cause.LOAD)
+    pause, deadlock = Reason(cause=Cause.PAUSE), Reason(cause=Cause.DEADLOCK)
+
+    assert without_slots_of_today((pause, held, load, slots)) == (pause, held)
+    assert without_slots_of_today((pause, load, slots)) == (pause, load, slots)
+    assert without_slots_of_today((deadlock, held, slots)) == (deadlock, held, slots)
+
+
 # --- in words ---------------------------------------------------------------------------------------------
 
 
@@ -499,6 +509,10 @@ def test_those_that_hold_what_a_job_waits_for_have_words(reason, words):
         (
             Reason(cause=Cause.QUEUE_SLOTS, subject="mail", wanted=2, slots=3, taken=2, ahead=1),
             "for 2 slots of queue mail: 2 of 3 are taken, and 1 job is before it",
+        ),
+        (
+            Reason(cause=Cause.SLOTS, slots=1, taken=1, ahead=2),
+            "for the only slot: it is taken, and 2 jobs are before it",
         ),
         (
             Reason(cause=Cause.SLOTS, slots=4, taken=4, ahead=100),
