@@ -1,6 +1,6 @@
 """Measures bgd and its peers, and writes docs/benchmarks.md: `python -m tests.bench [QUESTION ...]`.
 
-The figures of each question are kept in build/bench, so the page can be written from several runs.
+What the page says of other questions stays. The figures are also kept in build/bench, for `--page`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ QUESTIONS = {
     "commands": Question(rounds=3),
     "class_jobs": Question(rounds=3),
     "latency": Question(rounds=None),
+    "results": Question(rounds=3),
     "start": Question(rounds=None),
     "lists": Question(rounds=None),
     "idle": Question(rounds=None),
@@ -74,7 +75,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often; each question has its own number")
     parser.add_argument("--quick", action="store_true", help="only try: small numbers, one round")
     parser.add_argument("--no-peers", action="store_true", help="measure bgd only")
-    parser.add_argument("--page", action="store_true", help="measure nothing, only write the page again")
+    parser.add_argument("--page", action="store_true", help="only write the page again, from build/bench")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder for the page")
     given = parser.parse_args()
     if unknown := set(given.questions) - set(QUESTIONS):
@@ -86,6 +87,7 @@ def main() -> int:
     given = options()
     usual = [name for name, question in QUESTIONS.items() if question.is_usual]
     failed = []
+    measured: dict[str, Any] = {}
     load, *_ = os.getloadavg()  # of other programs: nothing has been measured yet
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in [] if given.page else given.questions or usual:
@@ -100,7 +102,8 @@ def main() -> int:
             continue
         result["load"] = round(load, 1)
         (FIGURES / f"{name}.json").write_text(json.dumps(result, indent=1))
-        page.write(kept(), given.docs)
+        measured[name] = result
+        page.write(measured, given.docs)
         print(f"{name}: {result['seconds']} s", file=sys.stderr)
     if given.page:
         page.write(kept(), given.docs)

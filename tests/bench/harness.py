@@ -176,11 +176,11 @@ def percentiles(values: list[float]) -> dict[str, float]:
     return {name: round(value * 1000, 3) for name, value in (named | {"max": ordered[-1]}).items()}
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: list[float], digits: int = 1) -> dict[str, float]:
     return {
-        "min": round(min(values), 1),
-        "median": round(statistics.median(values), 1),
-        "max": round(max(values), 1),
+        "min": round(min(values), digits),
+        "median": round(statistics.median(values), digits),
+        "max": round(max(values), digits),
         "n": len(values),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,37 @@ BY_HAND = {
 
 PICTURES = "pictures/bench-{}.svg"
 BUSY = 1.0  # the load average before the first measurement, of a machine that also does something else
+MARK = "<!-- question: {} -->"  # before the part of each question
+TRIAL = "; a trial with small numbers"
+BY_HAND_TITLE = "## Other figures"
+SETTING_TITLE = "## Machine, versions and settings"
+WON_AND_LOST_TITLE = "## Won and lost"
 NEAR = 0.05  # two speeds that differ by less count as the same
 
 
 def write(results: Mapping[str, Result], folder: Path) -> None:
-    """Write benchmarks.md and the plots into this folder; results are given by the name of their question."""
+    """Write benchmarks.md and the plots into this folder; results are given by the name of their question.
+
+    What the page there says of other questions stays.
+    """
+    path = folder / "benchmarks.md"
+    earlier = path.read_text() if path.exists() else ""
+    (folder / PICTURES).parent.mkdir(parents=True, exist_ok=True)
     tables = {name: SECTIONS[name](result["reports"]) for name, result in results.items()}
-    (folder / "benchmarks.md").write_text(text(results, tables))
+    path.write_text(text(results, tables, earlier))
     for parts in tables.values():
         for part in parts:
             (folder / PICTURES.format(part.key)).write_text(_picture(part))
 
 
-def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison | Growth]]) -> str:
+def text(
+    results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison | Growth]], earlier: str
+) -> str:
+    """Return the page, with the sections that an earlier page has for other questions."""
+    found = _sections_of(earlier) | {
+        name: "\n\n".join(_sections(results[name], parts)) for name, parts in tables.items()
+    }
+    sections = {name: found[name] for name in SECTIONS if name in found}
     head = [
         "# Benchmarks",
         (
@@ -62,71 +81,83 @@ def text(results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison
             " bgd does only by way of Slurm."
         ),
     ]
-    if any(result["quick"] for result in results.values()):
+    if any(TRIAL in section for section in sections.values()):
         head.insert(2, "**Some figures below come from a trial with small numbers. Do not go by them.**")
-    return (
-        "\n\n".join([*head, *_setting(results), *_summary(tables), *_sections(results, tables), *_by_hand()])
-        + "\n"
-    )
+    marked = (f"{MARK.format(name)}\n\n{section}" for name, section in sections.items())
+    setting, summary = _setting(results, earlier), _summary(tables, sections, earlier)
+    return "\n\n".join([*head, *setting, *summary, *marked, *_by_hand()]) + "\n"
 
 
 # --- the parts of the page ---------------------------------------------------------------------------------
 
 
-def _setting(results: Mapping[str, Result]) -> Iterator[str]:
+def _sections_of(text: str) -> dict[str, str]:
+    """Return the part of a page for each question."""
+    measured, _, _ = text.partition(f"\n\n{BY_HAND_TITLE}\n")
+    _, *parts = re.split(MARK.format(r"(\w+)"), measured)
+    return {name: part.strip() for name, part in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _setting(results: Mapping[str, Result], earlier: str) -> Iterator[str]:
     newest = max(results.values(), key=lambda result: result["at"])
-    yield "## Machine, versions and settings"
+    versions = {cells[0]: cells[1] for cells in _rows(earlier, SETTING_TITLE)}
+    yield SETTING_TITLE
+    yield "As they were at the last measurement. Each section says when and on which processors its own was."
     yield _table(("", ""), [(name, str(value)) for name, value in newest["machine"].items()])
     yield _table(
         ("system", "version", "setting"),
         [
-            (each.name, newest["versions"].get(name, "not measured"), each.setting)
+            (each.name, newest["versions"].get(name) or versions.get(each.name, "not measured"), each.setting)
             for name, each in SYSTEMS.items()
         ],
     )
 
 
-def _summary(tables: Mapping[str, Sequence[Comparison | Growth]]) -> Iterator[str]:
-    yield "## Won and lost"
+def _summary(
+    tables: Mapping[str, Sequence[Comparison | Growth]], sections: Mapping[str, str], earlier: str
+) -> Iterator[str]:
+    yield WON_AND_LOST_TITLE
     yield (
         "The number behind a name says how many times as fast bgd is, or how many times as small. Where two"
         " are given, they are for the two columns of the table. What is within 5 % of bgd is in neither"
         " column; what is better than bgd in one of its numbers counts as lost."
     )
-    rows = []
-    for part in (part for parts in tables.values() for part in parts if isinstance(part, Comparison)):
-        if found := _ratios(part):
-            faster = [name for name, ratios in found.items() if min(ratios) > 1 + NEAR]
-            slower = [name for name, ratios in found.items() if min(ratios) < 1 - NEAR]
-            link = f"[{part.title}](#{_anchor(part.title)})"
-            rows.append(
-                (link, *(", ".join(_won(name, found[name]) for name in side) for side in (faster, slower)))
-            )
+    before = {cells[0]: cells for cells in _rows(earlier, WON_AND_LOST_TITLE)}
+    rows: list[Sequence[str]] = []
+    for name, section in sections.items():
+        if name in tables:
+            rows += _won_and_lost(tables[name])
+        else:
+            titles = (line.removeprefix("## ") for line in section.splitlines() if line.startswith("## "))
+            rows += [before[link] for link in map(_link, titles) if link in before]
     yield _table(("", "bgd is better than", "bgd is worse than"), rows)
 
 
-def _sections(
-    results: Mapping[str, Result], tables: Mapping[str, Sequence[Comparison | Growth]]
-) -> Iterator[str]:
-    for name, parts in tables.items():
-        for part in parts:
-            yield f"## {part.title}"
-            yield part.about
-            yield from _growth_table(part) if isinstance(part, Growth) else _comparison_table(part)
-            yield f"![{part.title}]({PICTURES.format(part.key)})"
-        result = results[name]
-        rounds = {None: "", 1: ", 1 round"}.get(result["rounds"], f", {result['rounds']} rounds")
-        trial = "; a trial with small numbers" if result["quick"] else ""
-        yield f"Measured at {result['at']}, revision {result['revision']}{rounds}{trial}."
-        if (load := result.get("load", 0.0)) > BUSY:
-            yield (
-                f"Other programs used the machine, too (load {load}): compare these figures with each other"
-                " only."
-            )
+def _won_and_lost(parts: Sequence[Comparison | Growth]) -> Iterator[Sequence[str]]:
+    for part in parts:
+        if isinstance(part, Comparison) and (found := _ratios(part)):
+            faster = [name for name, ratios in found.items() if min(ratios) > 1 + NEAR]
+            slower = [name for name, ratios in found.items() if min(ratios) < 1 - NEAR]
+            sides = (", ".join(_won(name, found[name]) for name in side) for side in (faster, slower))
+            yield (_link(part.title), *sides)
+
+
+def _sections(result: Result, parts: Sequence[Comparison | Growth]) -> Iterator[str]:
+    for part in parts:
+        yield f"## {part.title}"
+        yield part.about
+        yield from _growth_table(part) if isinstance(part, Growth) else _comparison_table(part)
+        yield f"![{part.title}]({PICTURES.format(part.key)})"
+    rounds = {None: "", 1: ", 1 round"}.get(result["rounds"], f", {result['rounds']} rounds")
+    trial = TRIAL if result["quick"] else ""
+    where = f", on {on}" if (on := result["machine"].get("processors")) else ""
+    yield f"Measured at {result['at']}, revision {result['revision']}{where}{rounds}{trial}."
+    if (load := result.get("load", 0.0)) > BUSY:
+        yield f"Measured on a busy machine (load {load}): compare these figures with each other only."
 
 
 def _by_hand() -> Iterator[str]:
-    yield "## Other figures"
+    yield BY_HAND_TITLE
     yield "Measured once, by hand."
     yield _table(("what", "figure"), list(BY_HAND.items()))
 
@@ -234,9 +265,21 @@ def _times(ratios: Sequence[float]) -> str:
     return ", ".join(plot.number(ratio) for ratio in ratios)
 
 
+def _link(title: str) -> str:
+    return f"[{title}](#{_anchor(title)})"
+
+
 def _anchor(title: str) -> str:
     kept = "".join(letter for letter in title.lower() if letter.isalnum() or letter in " -_")
     return kept.replace(" ", "-")
+
+
+def _rows(text: str, title: str) -> Iterator[list[str]]:
+    """Return the cells of the tables of a section."""
+    section = text.partition(f"\n{title}\n")[2].partition("\n## ")[0]
+    for line in section.splitlines():
+        if line.startswith("| "):
+            yield line.removeprefix("| ").removesuffix(" |").split(" | ")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -163,6 +163,7 @@ VARIANTS = {
     "celery_process_each": ("celery", "Celery, a process for each job"),
     "dramatiq_processes": ("dramatiq", "Dramatiq, processes"),
     "huey_processes": ("huey", "Huey, processes"),
+    "huey_looking_often": ("huey", "Huey, processes that look every 5 ms"),
     "dbos_workflows": ("dbos", "DBOS on SQLite"),
 }
 

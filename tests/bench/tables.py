@@ -187,6 +187,36 @@ def _latency(reports: Sequence[Report]) -> Iterator[Comparison]:
     )
 
 
+def _results(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    titles = {
+        "alone": "P19: the result of a call",
+        "at_once": f"P19: the same by {report['clients']} clients at once",
+    }
+    abouts = {
+        "alone": "From the call of a Python function, which returns its argument, to its result, one after"
+        " the other by one client. The processes that run it hold 60 MB of objects. Reused processes are"
+        " compared with `reuse`, the others with `fork`. Each call and each result is on disk. Huey polls, as"
+        " installed ten times a second; the other row of it looks every 5 ms.",
+        "at_once": "Each client is a process, which waits for a result before its next call, and there is a"
+        " worker for each of them.",
+    }
+    for way, title in titles.items():
+        figures = report[f"{way}_ms"]
+        yield Comparison(
+            f"results-{way.replace('_', '-')}",
+            title,
+            abouts[way],
+            "ms",
+            ["p50", "p99"],
+            {name: [cuts["p50"], cuts["p99"]] for name, cuts in figures.items()},
+            ours="bgd_fork",
+            instead=dict.fromkeys((*CLASS_JOB_POOLS, "huey_looking_often"), "bgd_reuse"),
+            is_less_better=True,
+            missing=report["missing"],
+        )
+
+
 def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
     (report,) = reports
     names = {
@@ -373,6 +403,7 @@ SECTIONS: dict[str, Callable[[Sequence[Report]], Sequence[Comparison | Growth]]]
     "commands": lambda reports: list(_commands(reports)),
     "class_jobs": lambda reports: list(_class_jobs(reports)),
     "latency": lambda reports: list(_latency(reports)),
+    "results": lambda reports: list(_results(reports)),
     "start": lambda reports: list(_start(reports)),
     "lists": lambda reports: list(_lists(reports)),
     "idle": lambda reports: list(_idle(reports)),

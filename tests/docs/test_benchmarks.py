@@ -12,6 +12,7 @@ from tests.bench import __main__ as program
 from tests.bench import (
     bench_class_jobs,
     bench_commands,
+    bench_results,
     bench_start,
     bench_steps,
     compare,
@@ -30,6 +31,7 @@ MEASURED = [
     *submit_peers.PEERS,
     *bench_commands.PEERS,
     *bench_class_jobs.PEERS_JOBS,
+    *bench_results.PEERS,
     *bench_start.PEERS,
     bench_steps.PEER,
 ]
@@ -59,7 +61,7 @@ def test_the_page_describes_the_systems_before_any_figure():
 def test_the_page_has_the_usual_questions():
     text = text_of("docs/benchmarks.md")
 
-    assert [f"P{number}" for number in range(1, 16) if f"P{number}" not in headings(text)] == []
+    assert [f"P{number}" for number in (*range(1, 16), 19) if f"P{number}" not in headings(text)] == []
 
 
 def test_every_plot_of_the_page_can_be_read():
@@ -146,12 +148,55 @@ def test_a_table_has_the_best_first_and_names_what_is_missing(tmp_path):
     assert "Not measured: nq (not there)." in first
 
 
+def test_a_page_keeps_what_it_says_of_questions_that_were_not_measured_again(tmp_path):
+    write(tmp_path, submit=submit_report(rq=50.0), results=results_report(rq_forking=10.0))
+    first = (tmp_path / "benchmarks.md").read_text()
+
+    write(tmp_path, versions={"huey": "9"}, results=results_report(rq_forking=50.0))
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    submit = "## P1: one client submits one by one"
+    assert section(text, submit) == section(first, submit)
+    assert [row[1:] for row in rows_of(section(text, "## Won and lost"))] == [
+        ["RQ (2)", ""],
+        ["", "RQ, forking workers (0.5, 0.5)"],
+        ["", "RQ, forking workers (0.5, 0.5)"],
+    ]
+    write(tmp_path, submit=submit_report(rq=50.0))
+    assert "| Huey | 9 |" in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_a_page_is_the_same_whether_questions_are_measured_together_or_one_by_one(tmp_path):
+    reports = {"submit": submit_report(rq=50.0), "results": results_report(rq_forking=10.0)}
+    for folder, order in {"one": ("results", "submit"), "two": ("submit", "results")}.items():
+        for name in order:
+            write(tmp_path / folder, **{name: reports[name]})
+    write(tmp_path / "both", **reports)
+
+    one, two, both = (tmp_path.joinpath(name, "benchmarks.md").read_text() for name in ("one", "two", "both"))
+    assert one == two == both
+
+
+def test_calls_of_reused_processes_are_compared_with_those_of_bgd(tmp_path):
+    write(tmp_path, results=results_report(bgd_reuse=20.0, huey_looking_often=10.0, rq_simple=40.0))
+
+    won = section((tmp_path / "benchmarks.md").read_text(), "## Won and lost")
+
+    assert rows_of(won)[0][1:] == [
+        "RQ, simple workers (2, 2)",
+        "Huey, processes that look every 5 ms (0.5, 0.5)",
+    ]
+
+
 def test_figures_of_a_trial_are_named_as_such(tmp_path):
     warning = "Do not go by them"
     write(tmp_path, submit=submit_report())
     assert warning not in (tmp_path / "benchmarks.md").read_text()
 
     write(tmp_path, quick=True, submit=submit_report())
+    assert warning in (tmp_path / "benchmarks.md").read_text()
+
+    write(tmp_path, results=results_report())
     assert warning in (tmp_path / "benchmarks.md").read_text()
 
 
@@ -271,6 +316,13 @@ def submit_report(**rates):
     }
 
 
+def results_report(**medians):
+    """Return figures of the question results; those of others are compared with the 100 ms of `fork`."""
+    figures = {name: FIGURE | {"median": median} for name, median in medians.items()}
+    cuts = {name: {"p50": figure, "p99": figure} for name, figure in ({"bgd_fork": FIGURE} | figures).items()}
+    return {"clients": 8, "alone_ms": cuts, "at_once_ms": cuts, "missing": {}}
+
+
 @pytest.mark.parametrize(("load", "is_said"), [(0.3, False), (14.2, True)])
 def test_a_section_says_that_the_machine_was_busy_when_it_was_measured(tmp_path, load, is_said):
     write(tmp_path, load=load, submit=submit_report())
@@ -278,16 +330,15 @@ def test_a_section_says_that_the_machine_was_busy_when_it_was_measured(tmp_path,
     assert ("(load 14.2)" in (tmp_path / "benchmarks.md").read_text()) == is_said
 
 
-def write(folder, *, quick=False, load=0.0, **reports):
+def write(folder, *, quick=False, load=0.0, versions=None, **reports):
     """Write a page with these reports of questions, one or a list of them for each."""
-    (folder / "pictures").mkdir(exist_ok=True)
     shared = {"at": "2026-11-27 06:40 UTC", "revision": "abc", "rounds": 3, "quick": quick, "load": load}
     page.write(
         {
             name: {
                 **shared,
                 "machine": {},
-                "versions": {},
+                "versions": versions or {},
                 "reports": found if isinstance(found, list) else [found],
             }
             for name, found in reports.items()
