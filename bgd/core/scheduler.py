@@ -333,8 +333,9 @@ class Scheduler:
         self._effects.append(SaveJob(job, now.wall, SUBMIT, job.state))
         if spec.batch is not None:
             self.batches.join(job.id, BatchId(spec.batch), job.state)
-        for other, state in (finished or {}).items():
-            self._notify(job.id, other, state, now)
+        if finished:
+            for other, state in finished.items():
+                self._notify(job.id, other, state, now)
         return job.id
 
     def edit(

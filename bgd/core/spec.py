@@ -534,7 +534,7 @@ def _problem_with_choices(spec: JobSpec) -> str | None:  # noqa: PLR0911 - a lin
     of_key = spec.debounce is not None or spec.key_until is not None or spec.key_for is not None
     if of_key and spec.key is None:
         return "debounce, key_until and key_for need a key: they are about later jobs with the same key"
-    if spec.key_until is KeyUntil.START and spec.key_for is not None:
+    if spec.key_for is not None and spec.key_until is KeyUntil.START:
         return "key_until=start and key_for cannot be combined: key_for counts from the end of the job"
     if spec.debounce is not None and (spec.delay or spec.at is not None or spec.after or spec.after_any):
         return "debounce cannot be combined with delay, at, after and after_any: it says when the job starts"
@@ -542,7 +542,8 @@ def _problem_with_choices(spec: JobSpec) -> str | None:  # noqa: PLR0911 - a lin
         return "retry_on and no_retry_on cannot be combined"
     if spec.stdin is not None and spec.input is not None:
         return "stdin and input cannot be combined: a command reads one of them"
-    return _problem_with_follow_ups(spec)
+    follows = spec.on_failure is not None or spec.on_success is not None
+    return _problem_with_follow_ups(spec) if follows else None
 
 
 def _problem_with_follow_ups(spec: JobSpec) -> str | None:
@@ -575,17 +576,23 @@ def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
 
 
 def _problem_with_place(spec: JobSpec) -> str | None:
-    for name, path in (("cwd", spec.cwd), ("stdin", spec.stdin)):
-        if path is not None and _is_not_a_path(path):
-            return f"{name} must be an absolute path without NUL, of at most {MAX_PATH} bytes"
-    of_slurm = (spec.gres, spec.partition, spec.account, *(spec.slurm_options or ()))
-    for text in (spec.name, spec.key, spec.session, *(spec.limit or ())[:1], *spec.tags, *of_slurm):
+    if spec.cwd is not None and _is_not_a_path(spec.cwd):
+        return f"cwd {_NO_PATH}"
+    if spec.stdin is not None and _is_not_a_path(spec.stdin):
+        return f"stdin {_NO_PATH}"
+    texts: tuple[str | None, ...] = spec.name, spec.key, spec.session, spec.gres, spec.partition, spec.account
+    if spec.tags or spec.limit or spec.slurm_options:
+        texts += (*spec.tags, *(spec.limit or ())[:1], *(spec.slurm_options or ()))
+    for text in texts:
         if text is not None and not text.isprintable():
             return f"names, keys, tags and words for Slurm must be printable text on one line, not {text!r}"
     for text in spec.slurm_options or ():
         if problem := problem_with_slurm_option(text):
             return f"slurm_options: {problem}"
     return problem_with_environment(spec.env) if spec.env else None
+
+
+_NO_PATH = f"must be an absolute path without NUL, of at most {MAX_PATH} bytes"
 
 
 def problem_with_environment(env: Mapping[str, str]) -> str | None:
