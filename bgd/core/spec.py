@@ -500,7 +500,7 @@ def problem_with(spec: JobSpec) -> str | None:
     if spec.argv is not None:
         if spec.arguments is not None or spec.isolation is not None or spec.references:
             return "arguments and isolation belong to a class job: a command has its arguments in argv"
-        return _problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
+        return problem_with_argv(spec.argv) or _problem_with_choices(spec) or _problem_with_place(spec)
     if spec.stdin is not None or spec.input is not None or spec.pty:
         return "stdin, input and pty belong to a command: a class job gets its arguments"
     if spec.arguments is not None and _is_too_long(spec.arguments, MAX_WORK):
@@ -559,7 +559,8 @@ def _problem_with_follow_ups(spec: JobSpec) -> str | None:
     return None
 
 
-def _problem_with_argv(argv: tuple[str, ...]) -> str | None:
+def problem_with_argv(argv: tuple[str, ...]) -> str | None:
+    """Return in one sentence what is wrong with the words of a command; None: nothing."""
     if not argv or not argv[0]:
         return "argv is empty: name a program"
     together = "".join(argv)

@@ -22,7 +22,7 @@ from bgd.core import spec as limits
 from bgd.core.filters import Filter
 from bgd.core.job import FINAL, VERBS, WAITING, Job, JobId, Now, RetryPolicy, State
 from bgd.core.retry import policy_of
-from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with
+from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, problem_with, problem_with_argv
 from bgd.core.target import NOTHING_SAID, ClassPolicy, class_policy, parse_target, under_policy, with_key
 from bgd.daemon.access import (
     check_dependencies,
@@ -104,9 +104,15 @@ class JobActions:
             Full: the disk or a limit is.
         """
         self._supervisor.space.check(specs)
+        usual: JobSpec | None = None  # without its words: most lines of a batch differ in these only
         for index, spec in enumerate(specs):
             try:
-                self._check_spec(spec)
+                options = replace(spec, argv=None)
+                if options == usual:
+                    self._check_words(spec)
+                else:
+                    self._check_spec(spec)
+                    usual = None if spec.argv is None else options
                 if spec.expires is not None or spec.cause is not None:
                     _check_new(spec, now())
                 if spec.debounce is not None:  # it may edit a job
@@ -116,6 +122,12 @@ class JobActions:
                     raise
                 where = f"line {lines[index] % ROUND}" if lines else f"job {index} of the {what}"
                 raise type(error)(f"{where}: {error}") from error
+
+    def _check_words(self, spec: JobSpec) -> None:
+        """Check a spec that differs from one which was just checked at most in the words of its command."""
+        if (problem := problem_with_argv(spec.argv or ())) is not None:
+            raise Refused(problem)
+        check_may_run(spec, self._supervisor.config)
 
     def _check_spec(self, spec: JobSpec, *, has_key: bool = False) -> None:
         """Check a spec. `has_key`: the key of its limit already has the arguments in it."""

@@ -406,6 +406,19 @@ async def test_batch_with_one_invalid_job_is_refused_and_the_job_is_named(config
         assert await jobs_in(life) == 0
 
 
+async def test_a_batch_with_a_program_that_is_not_on_the_list_is_refused_like_the_job_alone(folder, launcher):
+    narrow = configure(folder, rest='[security]\nallowed_commands = ["/bin/true"]')
+    async with served(narrow, launcher) as life:
+        caller = await life.call()
+        specs = [command(), command(), command("/bin/false")]
+        failed = await caller.ask(SubmitMany(id=BATCH_OF, specs=specs), Failed)
+        assert failed.code == ErrorCode.NOT_ALLOWED
+        assert failed.message.startswith(
+            "job 2 of the batch: '/bin/false' is not in [security] allowed_commands"
+        )
+        assert await jobs_in(life) == 0
+
+
 async def test_part_of_another_batch_in_between_ends_the_connection_and_nothing_is_submitted(
     config, launcher
 ):
