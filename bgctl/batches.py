@@ -9,23 +9,21 @@ from typing import Any
 
 import click
 
-from bgctl.common import answer, global_options, labelled, local_time, print_json, print_lines, say, table_of
+from bgctl.common import answer, global_options, labelled, print_json, print_lines, say
 from bgctl.exit_codes import FAILED
 from bgctl.options import ALONE, TIME_LIMIT, whole_number
 from bgctl.plain import id_in
 from bgctl.submitting import JobVerb
+from bgctl.tables import USUAL_BATCHES, batch_lines, end_of_batch, local_time, more_batches
 from bgctl.verbs import before_program, verb
 from bgd import Client, State
-from bgd.brief import quoted
+from bgd.brief import BATCH_COUNTS, quoted
 from bgd.client.blocking.batches import Batch
 from bgd.formatting import batch_as_json, pipeline_in_words
 from bgd.units import counted
 from bgd.wire.replies import ActResult
 from bgd.wire.requests import MAX_BATCHES, Selection
-from bgd.wire.views import BATCH_COUNTS, BatchView
-
-_USUAL_LIST = 20  # batches
-_HEADINGS = ("BATCH", "NAME", *(each.upper() for each in BATCH_COUNTS), "ENDED")
+from bgd.wire.views import BatchView
 
 KEPT_WORDS = frozenset({"list", "show", "wait", "cancel", "retry"})  # for verbs of batches
 _BEFORE_ARGUMENTS = ":::"
@@ -36,19 +34,19 @@ _batch = click.argument("batch", metavar="ID|NAME")
 
 @verb("bgctl batch list", "bgctl batch list --json -n 100")
 @click.option(
-    "-n", "--limit", type=whole_number(1, MAX_BATCHES), default=_USUAL_LIST, help="Number of batches."
+    "-n", "--limit", type=whole_number(1, MAX_BATCHES), default=USUAL_BATCHES, help="Number of batches."
 )
 def list_command(daemon: Client, limit: int) -> None:
     """List the newest batches with their counts."""
-    batches, now = daemon.batches(limit=limit), time.time()
+    batches = daemon.batches(limit=limit)
     if global_options().json:
         print_json([batch_as_json(each.view) for each in batches])
     elif batches:
-        print_lines(*table_of(_HEADINGS, [_row(each.view, now) for each in batches]))
+        print_lines(*batch_lines([each.view for each in batches], time.time()))
     else:
         say("no batches: `bgctl batch` and Client.batch make them")
-    if len(batches) == limit == _USUAL_LIST:
-        say(f"showing {limit} batches; there may be more: --limit N")
+    if len(batches) == limit == USUAL_BATCHES:
+        say(more_batches(limit))
 
 
 @verb("bgctl batch show 3", "bgctl batch show nightly --json")
@@ -191,20 +189,9 @@ def _answer(batch: Batch) -> None:
 def _lines(view: BatchView, now: float) -> Iterator[tuple[str, object]]:
     yield "batch", view.id if view.name is None else f"{view.id} ({view.name})"
     yield "created", local_time(view.created_at, now)
-    yield "ended", _ended(view, now)
+    yield "ended", end_of_batch(view, now)
     yield "jobs", ", ".join(f"{getattr(view, name)} {name}" for name in BATCH_COUNTS if getattr(view, name))
     for event, each in (("then", view.then), ("catch", view.catch), ("finally", view.finally_)):
         if each is not None:
             command = each.target or " ".join(map(quoted, each.argv or ()))
             yield event, f"{command} ({'not started' if each.job is None else f'job {each.job}'})"
-
-
-def _row(view: BatchView, now: float) -> tuple[str, ...]:
-    counts = (str(getattr(view, name)) for name in BATCH_COUNTS)
-    return (str(view.id), view.name or "-", *counts, _ended(view, now))
-
-
-def _ended(view: BatchView, now: float) -> str:
-    if view.finished_at is None and not view.is_whole:
-        return "not yet: more jobs may come"
-    return "not yet" if view.finished_at is None else local_time(view.finished_at, now)

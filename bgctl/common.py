@@ -7,13 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from msgspec import Struct
 
-from bgctl.columns import aligned
 from bgctl.plain import Begun
 from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from bgd.wire.views import JobView
 
 COMPLETION_VARIABLE = "_BGCTL_COMPLETE"  # set by the shell; says what to complete
-ALL_PAUSED = "all queues are paused together: `bgctl resume` undoes that"
 _STATE_COLORS = {
     "running": "blue",
     "stopping": "magenta",
@@ -209,15 +206,6 @@ def json_line(value: object) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
-def table_of(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Yield the lines of a table for users; on a terminal none is wider than the screen."""
-    from bgctl.terminal import cells_of, fitted, screen_size  # noqa: PLC0415 - most verbs print no table
-
-    columns, _ = screen_size()
-    for line in aligned([headings, *(tuple(map(one_line, row)) for row in rows)], cells_of):
-        yield fitted(line, columns) if is_terminal() else line
-
-
 def labelled(lines: Iterable[tuple[str, object]]) -> Iterator[str]:
     """Yield values with labels; on a terminal, a long enumeration continues below its beginning."""
     from textwrap import wrap  # noqa: PLC0415 - most verbs do not need it
@@ -323,16 +311,6 @@ def state_color(job: JobView) -> str | None:
 
 
 _SUSPENDED_COLOR = "magenta"
-
-
-def local_time(at: float | None, now: float) -> str:
-    """Return an instant for people: local time and distance from `now`; "-" for None."""
-    if at is None:
-        return "-"
-    from bgd.brief import short_duration  # noqa: PLC0415 - most submits print an id only
-
-    distance = f"{short_duration(now - at)} ago" if at <= now else f"in {short_duration(at - now)}"
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S} ({distance})"
 
 
 def excerpt(text: str, most: int = 300) -> str:

@@ -26,12 +26,12 @@ from bgctl.common import (
     global_options,
     has_colors,
     labelled,
-    local_time,
     replace_file,
     report,
     say,
 )
 from bgctl.options import FILE, NOTIFY_NAME
+from bgctl.tables import local_time
 from bgctl.verbs import verb, verb_group, verb_without_daemon
 from bgd import BgdError, Client, State, config
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused

@@ -23,24 +23,22 @@ from bgctl.columns import (
     options_for_rest,
 )
 from bgctl.common import (
-    ALL_PAUSED,
     answer,
     excerpt,
     global_options,
     has_colors,
     is_terminal,
     labelled,
-    local_time,
     print_json,
     print_json_array,
     print_lines,
     result_word,
     say,
     state_color,
-    table_of,
 )
 from bgctl.options import TIME_LIMIT, JobIdRanges, whole_number, with_ids
 from bgctl.selecting import all_matching, jobs_matching, with_filters
+from bgctl.tables import ALL_PAUSED, local_time, table_of
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
 from bgd import Client, Job, Outcome, State, brief

@@ -80,6 +80,10 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             write_all(1, f"{job} {how}\n".encode())
             _acknowledge_end(daemon, job)
             return code
+        case ["queue"] | ["queue", "list"]:
+            _queues()
+        case ["batch", "list"]:
+            _batches()
         case ["logs", text] if not is_terminal and (job := id_in(text)):
             _logs(job)
         case ["inbox", "--hook"]:
@@ -264,10 +268,50 @@ def _list() -> None:
         views.sort(key=columns.group_of)
     except StopIteration:  # a newer daemon has a state that is not known here
         raise Unusual from None
-    lines = "\n".join(columns.columns_of(columns.cells_for_programs(views, time.time())))
-    write_all(1, f"{lines}\n".encode(sys.stdout.encoding, "backslashreplace"))
+    _print(columns.columns_of(columns.cells_for_programs(views, time.time())))
     if len(views) == _USUAL_LIST:
         _say(columns.options_for_rest(views))
+
+
+def _queues() -> None:
+    daemon = Daemon()
+    daemon.request("queues")
+    reply = daemon.reply()
+    if reply["type"] != "queues":
+        raise Unusual
+    if any(queue.get("why_waiting") for queue in reply["queues"]):
+        from msgspec import ValidationError, convert  # noqa: PLC0415 - most jobs wait for their turn only
+
+        from bgd.core.explain import Reason  # noqa: PLC0415 - likewise
+
+        try:
+            for queue in reply["queues"]:
+                queue["why_waiting"] = convert(queue["why_waiting"], tuple[Reason, ...])
+        except ValidationError:  # a newer daemon has a cause that is not known here
+            raise Unusual from None
+    queues: Any = _View(reply | {name: [*map(_View, reply[name])] for name in ("queues", "resources")})
+    from bgctl.tables import ALL_PAUSED, queue_lines  # noqa: PLC0415 - only for a table
+
+    _print(queue_lines(queues, time.time()))
+    if queues.paused:
+        _say(ALL_PAUSED)
+
+
+def _batches() -> None:
+    from bgctl.tables import USUAL_BATCHES, batch_lines, more_batches  # noqa: PLC0415 - only for a table
+
+    parts = Daemon().ask("batches", "batches", limit=USUAL_BATCHES)
+    views: Any = [_View(batch) for part in parts for batch in part["batches"]]
+    if not views:
+        raise Unusual
+    _print(batch_lines(views, time.time()))
+    if len(views) == USUAL_BATCHES:
+        _say(more_batches(USUAL_BATCHES))
+
+
+def _print(lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    write_all(1, text.encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def _say(message: str) -> None:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import click
 
 from bgctl.columns import first_of
-from bgctl.common import ALL_PAUSED, answer, global_options, report, say, table_of
+from bgctl.common import answer, global_options, report, say
 from bgctl.options import QUEUE_NAME, slots_or
+from bgctl.tables import ALL_PAUSED, UNLIMITED, queue_lines
 from bgctl.verbs import verb, verb_group
-from bgd import Client, State
-from bgd.brief import short_duration
+from bgd import Client
 from bgd.errors import nearest
-from bgd.formatting import reply_as_json, why_queued
+from bgd.formatting import reply_as_json
 from bgd.units import counted
 from bgd.wire.replies import Queues
-from bgd.wire.views import QueueView
 
-_UNLIMITED = "unlimited"
 _AUTO = "auto"
-
-_HEADINGS = ("QUEUE", "SLOTS", "STARTS", "RUNNING", "QUEUED", "SCHEDULED", "BLOCKED", "HELD")
-_COUNTED_STATES = (State.RUNNING, State.QUEUED, State.SCHEDULED, State.BLOCKED, State.HELD)
 
 _queue_argument = click.argument("queue", required=False, type=QUEUE_NAME)
 
@@ -96,17 +90,7 @@ def list_command(daemon: Client) -> None:
     queued job of a queue waits for, if that is more than its turn.
     """
     queues = daemon.queues()
-    resources = [
-        tuple(map(str, (each.name, each.tokens, each.taken, each.waiting))) for each in queues.resources
-    ]
-    lines = [*table_of(_HEADINGS, _rows(queues))]
-    if limited := list(_rows_of_limited(queues)):
-        lines += ["", *table_of(("QUEUE", "RATE", "NEXT", "WEIGHT"), limited)]
-    if resources:
-        lines += ["", *table_of(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), resources)]
-    if waiting := [(queue.name, why) for queue in queues.queues if (why := why_queued(queue))]:
-        lines += ["", *table_of(("QUEUE", "QUEUED JOBS WAIT"), waiting)]
-    answer(reply_as_json(queues), *lines)
+    answer(reply_as_json(queues), *queue_lines(queues, time.time()))
     _say_if_paused(queues)
 
 
@@ -115,7 +99,7 @@ def list_command(daemon: Client) -> None:
 @click.option(
     "--slots",
     required=True,
-    type=slots_or(_UNLIMITED),
+    type=slots_or(UNLIMITED),
     metavar="N|unlimited",
     help="Limit on its running jobs, within the daemon's slots.",
 )
@@ -155,29 +139,3 @@ def _slots_or_none(slots: int | str) -> int | None:
 
 def _queue_is(queue: str | None) -> str:
     return "all queues are" if queue is None else f"queue {queue} is"
-
-
-def _rows(queues: Queues) -> Iterator[tuple[str, ...]]:
-    for queue in queues.queues:
-        yield (
-            queue.name,
-            _UNLIMITED if queue.slots is None else str(queue.slots),
-            "paused" if queue.paused or queues.paused else "yes",
-            *(str(queue.counts.get(state, 0)) for state in _COUNTED_STATES),
-        )
-
-
-def _rows_of_limited(queues: Queues) -> Iterator[tuple[str, ...]]:
-    for queue in queues.queues:
-        if queue.rate is not None or queue.weight is not None:
-            weight = "-" if queue.weight is None else str(queue.weight)
-            yield queue.name, queue.rate or "-", _next_start(queue, is_paused=queues.paused), weight
-
-
-def _next_start(queue: QueueView, *, is_paused: bool) -> str:
-    if queue.rate is None:
-        return "-"
-    if is_paused or queue.paused:
-        return "paused"
-    left = 0.0 if queue.opens_at is None else queue.opens_at - time.time()
-    return f"in {short_duration(left)}" if left > 0 else "now"

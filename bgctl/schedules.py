@@ -26,13 +26,11 @@ from bgctl.commands import (
 from bgctl.common import (
     answer,
     global_options,
-    local_time,
     print_json,
     print_lines,
     report,
     result_word,
     say,
-    table_of,
 )
 from bgctl.crontab import (
     MAX_CRONTAB,
@@ -57,6 +55,7 @@ from bgctl.options import (
     with_schedule_options,
 )
 from bgctl.submitting import json_option, shell_option, with_end_options
+from bgctl.tables import local_time, table_of
 from bgctl.verbs import ProgramVerb, verb, verb_group
 from bgd import Client, Refused, timezones
 from bgd.brief import command_line, short_duration

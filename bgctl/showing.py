@@ -9,9 +9,18 @@ from functools import partial
 
 import click
 
-from bgctl.common import answer, excerpt, global_options, has_colors, local_time, print_json, say, state_color
+from bgctl.common import (
+    answer,
+    excerpt,
+    global_options,
+    has_colors,
+    print_json,
+    say,
+    state_color,
+)
 from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import FINISHED, JobIdRanges, chosen_ids, with_ids
+from bgctl.tables import local_time
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State

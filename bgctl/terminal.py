@@ -6,10 +6,10 @@ import codecs
 import os
 import re
 import select
-from typing import TYPE_CHECKING
 
 from bgd.escape import CONTROL, INVISIBLE, visible_symbol
 
+TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
     from bgd.terminal import Terminal
 

@@ -20,6 +20,8 @@ GROUPS = (
     ("succeeded", "failed", "cancelled"),
 )
 """States in the order of a list; `bgd.core.job` has them as well."""
+BATCH_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
+"""Fields of a BatchView: its jobs, all of them and by state."""
 _SHORT = 10  # seconds, below which a decimal matters
 _ROUNDING = 1e-9  # 0.29 * 100 is less than 29
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from bgd.brief import arguments_of, percent, quoted
+from bgd.brief import BATCH_COUNTS, arguments_of, percent, quoted
 from bgd.core.explain import Explanation, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
@@ -23,7 +23,6 @@ from bgd.core.spec import (
 from bgd.escape import one_line
 from bgd.units import format_duration, format_size, notation_of
 from bgd.wire.views import (
-    BATCH_COUNTS,
     AttemptView,
     BatchView,
     JobUsage,

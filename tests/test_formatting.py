@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
-from bgctl.common import local_time
+from bgctl.tables import local_time
 from bgd.brief import percent, progress_line, quoted, run_time, short_duration
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State

@@ -58,7 +58,7 @@ ROOMS = {
     " bgd.brief bgd.formatting.outcome_in_words bgd.wire.views.JobView",
     "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
     " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts"
-    " bgd.startup bgd.systemd bgd.wire"
+    " bgd.brief.BATCH_COUNTS bgd.startup bgd.systemd bgd.wire"
     " bgd.launcher.journal.read bgd.worker.WORKER",
     "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
     " bgd.core.explain.Cause bgd.core.explain.Reason"
@@ -110,11 +110,12 @@ ROOMS = {
         " bgd.wire.requests.ShutdownMode",
     ),
     "bgd/timezones.py": STANDARD,
-    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors bgd.escape"
-    " bgd.terminal bgd.wire typing_extensions.TypeVar",  # for types only: type checkers bring it along
+    "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors"
+    " bgd.brief.BATCH_COUNTS bgd.escape bgd.terminal bgd.wire"
+    " typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
-    "bgctl/plain.py": f"{STANDARD} bgctl bgd.client.inherited",
+    "bgctl/plain.py": f"{STANDARD} msgspec bgctl bgd.client.inherited bgd.core.explain.Reason",
     "bgctl/plain_wire.py": f"{STANDARD} {VERSION} bgd.client.inherited",
     "bgctl/columns.py": f"{STANDARD} bgd.brief bgd.escape bgd.wire.views.JobView",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"

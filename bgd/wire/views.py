@@ -135,10 +135,6 @@ class BatchView(Struct, frozen=True, kw_only=True):
     removed: int = 0
 
 
-BATCH_COUNTS = ("total", "pending", "running", "succeeded", "failed", "cancelled")
-"""Fields of a BatchView: its jobs, all of them and by state."""
-
-
 class JobProgress(Struct, frozen=True):
     """What a running attempt last reported about its progress."""
 

@@ -25,12 +25,13 @@ NEEDED_WITHOUT_CLIENT = {
     "gc": "is told to keep out of the way",
     "__future__": "as everywhere",
 }
+NEEDED_FOR_TABLES = {*NEEDED_WITHOUT_CLIENT, "re", "select"}  # what knows terminals
 NEEDED_TO_PARSE = {
     "click": "parses the words",
     "locale": "says in which language click is to speak",
 }
 PLAIN = {"plain", "plain_wire"}  # nothing to parse, and the usual answers
-PARSING = PLAIN | {"cli", "columns", "common", "exit_codes", "options", "program", "verbs"}
+PARSING = PLAIN | {"cli", "common", "exit_codes", "options", "program", "verbs"}
 SUBMITTING = PARSING | {"commands", "submitting"}
 OWN = {
     "submit true": PLAIN,
@@ -38,14 +39,18 @@ OWN = {
     "list": PLAIN | {"columns"},
     "wait 1": PLAIN,
     "logs 1": PLAIN,
+    "queue": PLAIN | {"columns", "tables", "terminal"},
+    "batch list": PLAIN | {"columns", "tables", "terminal"},
     "inbox --hook": PLAIN | {"agents", "agents.hook"},
     "--help": set(),  # it is in a file
     "run printf a\\rb": SUBMITTING | {"output", "terminal"},  # the client goes on
     "submit --priority 3 true": SUBMITTING,
-    "list --all": PARSING | {"listing", "selecting", "terminal"},
+    "list --all": PARSING | {"columns", "listing", "selecting", "tables", "terminal"},
 }
 NEEDED_BY = {arguments: {*NEEDED_WITHOUT_CLIENT} for arguments in OWN} | {
     "--help": {"gc", "__future__"},
+    "queue": NEEDED_FOR_TABLES,
+    "batch list": NEEDED_FOR_TABLES | {"datetime"},
     "inbox --hook": {*NEEDED_WITHOUT_CLIENT, "json"},
     "run printf a\\rb": {*NEEDED, *NEEDED_TO_PARSE},
     "submit --priority 3 true": {*NEEDED, *NEEDED_TO_PARSE},
@@ -56,6 +61,7 @@ NEEDED_BY = {arguments: {*NEEDED_WITHOUT_CLIENT} for arguments in OWN} | {
 @pytest.mark.parametrize("arguments", OWN)
 def test_a_frequent_verb_imports_only_what_it_needs(daemon, arguments):
     daemon.finished_job("echo")
+    daemon.bgctl("batch", "echo", ":::", "a")
     imported = modules_after(
         daemon,
         "import os, sys; os._exit = lambda code: print(code, *sys.modules, file=sys.stderr)\n"

@@ -21,16 +21,18 @@ from bgctl.plain import id_in, job_in, spec_of
 from bgctl.plain_wire import Unusual, own_socket, unpacked
 from bgctl.plain_wire import frame as short_frame
 from bgd import Outcome, State, brief
+from bgd.brief import BATCH_COUNTS
 from bgd.client.connection import client_sockets
 from bgd.client.programs import checked_command
 from bgd.client.session import submit_frames
+from bgd.core.explain import Cause, Reason
 from bgd.core.job import ACTIVE, FINAL, WAITING
 from bgd.core.spec import JobSpec
 from bgd.wire import replies, requests
 from bgd.wire.framing import HEADER, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_request, encode
-from bgd.wire.replies import ErrorCode, Failed, Submitted
-from bgd.wire.views import AttemptView, Progress
+from bgd.wire.replies import ErrorCode, Failed, Queues, Submitted
+from bgd.wire.views import AttemptView, BatchView, Progress, QueueView, ResourceView
 from tests.client.scripted import Peer, ScriptedDaemon, view_of
 from tests.support import DEADLINE
 
@@ -424,6 +426,28 @@ VIEWS = [
     replace(view_of(5, State.SCHEDULED), due_at=4e9, retry_until=60.0, tags=["t"], priority=-3),
     replace(view_of(4, State.BLOCKED), waits_for=[1, 2, 3, 70_000], retries=300, argv=[""]),
 ]
+QUEUE = QueueView(name="default", slots=None, configured_slots=None, paused=False, counts={"running": 3})
+BEHIND = Reason(cause=Cause.SLOTS, slots=4, taken=4, wanted=2, ahead=1)
+QUEUES = Queues(1, slots=4, configured_slots=4, taken=3, paused=False, queues=[QUEUE])
+OF_QUEUES = {
+    "usual": QUEUES,
+    "all paused": replace(QUEUES, paused=True),
+    "limited": replace(
+        QUEUES,
+        queues=[
+            QUEUE,
+            replace(QUEUE, name="é\n", slots=2, paused=True, rate="9/m", counts={"held": 1}),
+            replace(QUEUE, name="rated", rate="1/d", opens_at=4e9, weight=3),
+            replace(QUEUE, name="weighty", weight=300),
+        ],
+        resources=[ResourceView(name="gpu", tokens=2, taken=1, waiting=70_000)],
+    ),
+    "waits": replace(QUEUES, queues=[replace(QUEUE, why_waiting=(BEHIND,)), QUEUE]),
+    "waits for nothing in words": replace(QUEUES, queues=[replace(QUEUE, paused=True)]),
+}
+COUNTS: dict[str, Any] = dict.fromkeys(BATCH_COUNTS, 300)
+BATCH = BatchView(id=3, name=None, user="u", created_at=1.0, **COUNTS, is_whole=True, finished_at=None)
+BATCHES = [BATCH, replace(BATCH, id=2, name="é  \x1b", is_whole=False), replace(BATCH, id=1, finished_at=2.0)]
 PLAIN = [(1, b"one\ntwo"), (1, b" and\nthr\xc3"), (1, b"\xa9\nend")]
 # What a job writes or how it ends, and whether the client is not needed for `run` and for `logs`
 JOBS = {
@@ -441,6 +465,9 @@ JOBS = {
     "long line": (playing(*[(1, b"x" * 200_000)] * 7, (1, b"\rx\n")), False, False),
     "long output": (playing(*[(1, b"x\n" * 100_000)] * 7), True, False),
 }
+
+
+BY_THE_CLIENT = ["--color", "auto"]  # the default, but the short way knows no options
 
 
 class Listening(Peer):
@@ -497,9 +524,8 @@ def played(scripts, *arguments):
 
 def alike(script, *words):
     """Return whether the client is not needed for a command line; it has to do the same alone."""
-    verb, *others = words
-    plain, daemon = played([script], verb, *others)
-    client, _ = played([script], verb, "--", *others)
+    plain, daemon = played([script], *words)
+    client, _ = played([script], *BY_THE_CLIENT, *words)
 
     assert plain == client
     return daemon.connections == 1
@@ -532,6 +558,44 @@ def test_a_word_that_is_no_usual_id_is_left_to_the_client(word):
 @pytest.mark.parametrize(("views", "is_plain"), [(VIEWS, True), ([], False)])
 def test_jobs_are_listed_as_by_the_client_alone(views, is_plain):
     assert alike(playing(views=views), "list") == is_plain
+
+
+def replying(*answers):
+    """Return a script that gives a request these answers."""
+
+    def script(peer):
+        peer.greet(newest=4)
+        number = peer.receive().id
+        peer.send(*(replace(each, id=number) for each in answers))
+        peer.wait_for_end()
+
+    return script
+
+
+@pytest.mark.parametrize("case", OF_QUEUES)
+@pytest.mark.parametrize("words", [["queue"], ["queue", "list"]])
+def test_queues_are_listed_as_by_the_client_alone(case, words):
+    assert alike(replying(OF_QUEUES[case]), *words)
+
+
+def test_a_cause_of_a_newer_daemon_is_left_to_the_client():
+    def script(peer):
+        peer.greet(newest=4, version="1.9.0")
+        waiting = msgpack.decode(encode(OF_QUEUES["waits"])) | {"id": peer.receive().id}
+        waiting["queues"][0]["why_waiting"][0]["cause"] = "weather"
+        peer.send_bytes(frame(msgpack.encode(waiting)))
+        peer.wait_for_end()
+
+    assert not alike(script, "queue")
+
+
+@pytest.mark.parametrize(
+    ("batches", "is_plain"), [(BATCHES, True), (BATCHES * 7, True), ([BATCH] * 20, True), ([], False)]
+)
+def test_batches_are_listed_as_by_the_client_alone(batches, is_plain):
+    script = replying(replies.BatchesPart(1, batches), replies.End(1))
+
+    assert alike(script, "batch", "list") == is_plain
 
 
 def of_another_version(changed, version):
@@ -600,18 +664,26 @@ def test_a_daemon_that_hung_up_is_waited_for(words, streams):
     assert (code, bool(output), errors) == (0, True, "")
 
 
-@pytest.mark.parametrize("words", [["run", "true"], ["list"], ["wait", "9"], ["logs", "9"]])
-def test_the_daemon_is_asked_what_the_client_alone_asks(words):
+@pytest.mark.parametrize(
+    ("words", "answers"),
+    [
+        ("run true", None),
+        ("list", None),
+        ("wait 9", None),
+        ("logs 9", None),
+        ("queue", [QUEUES]),
+        ("batch list", [replies.BatchesPart(1, [BATCH]), replies.End(1)]),
+    ],
+)
+def test_the_daemon_is_asked_what_the_client_alone_asks(words, answers):
     def asked(*line):
-        _, daemon = played([playing(*PLAIN)], *line)
+        _, daemon = played([playing(*PLAIN) if answers is None else replying(*answers)], *line)
         return [
             replace(each, id=1, **dict.fromkeys({"token"} & {*each.__struct_fields__}))
             for each in daemon.heard
         ]
 
-    verb, *others = words
-
-    assert asked(*words) == asked(verb, "--", *others)
+    assert asked(*words.split()) == asked(*BY_THE_CLIENT, *words.split())
 
 
 def test_states_of_a_list_are_those_of_jobs():

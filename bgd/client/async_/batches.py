@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from msgspec.structs import replace
 
+from bgd.brief import BATCH_COUNTS
 from bgd.client.batch import BatchSender, new_batch_of
 from bgd.client.portions import SpecMaker, marked, new_batch, portions_of
 from bgd.client.session import UNNUMBERED, expected
@@ -16,7 +17,7 @@ from bgd.core.job import State
 from bgd.errors import BgdError, Refused
 from bgd.wire.replies import BatchesPart
 from bgd.wire.requests import MAX_LIST, CloseBatch, GetBatches, Selection
-from bgd.wire.views import BATCH_COUNTS, BatchView
+from bgd.wire.views import BatchView
 
 if TYPE_CHECKING:
     from bgd.client.async_.client import AsyncClient
