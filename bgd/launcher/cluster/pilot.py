@@ -608,7 +608,7 @@ class Pilot:
     async def _wait(self, seconds: float) -> None:
         await self._context.deadlines.timer(seconds)
 
-    def _watch_idleness(self) -> None:
+    def _watch_idleness(self, least: float = 0.0) -> None:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
@@ -618,7 +618,7 @@ class Pilot:
             if self.stage is Stage.WORKING:
                 self._controller.idle[self.name] = self._close_if_idle
                 patience = 0.0 if self._controller.short and self._pool.first is None else patience
-            self._idle = self._context.deadlines.after(patience, self._close_if_idle)
+            self._idle = self._context.deadlines.after(max(patience, least), self._close_if_idle)
             self.close_if_spent()
 
     @property
@@ -630,7 +630,7 @@ class Pilot:
         if self._pool.first is None:
             self.close()
         else:
-            self._watch_idleness()
+            self._watch_idleness(least=_LOOK)  # keep_idle may be 0, and a node may take hours
 
     def close_if_spent(self) -> None:
         """Let it end if it is empty, and takes nothing more of what waits."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bgd.clock import elapsed
 from bgd.core.explain import Cause
@@ -84,6 +86,26 @@ def test_pilots_that_wait_share_the_answers_of_squeue(supervisor, slurm):
     wait_until(lambda: elapsed() - began > 3.0)
 
     assert slurm.count("squeue") - before <= 6  # each asked by itself: 24
+
+
+def test_the_launcher_sleeps_while_a_pilot_that_may_never_idle_waits(host, supervisor, slurm):
+    impatient = replace(slurm.pilot_start, pilot=replace(slurm.pilot_start.pilot, keep_idle=0.0))
+    job = supervisor.launch("true", slurm=impatient)
+    wait_in_slurm(supervisor, job)
+    before, looks = reads_of(host), slurm.count("squeue")
+
+    wait_until(lambda: slurm.count("squeue") >= looks + 2)
+
+    assert reads_of(host) - before < 1000  # some two hundred; without sleep thousands a second
+    (slurm.folder / "pending").unlink()
+    assert supervisor.ended(job).outcome is Outcome.SUCCEEDED
+    wait_until(lambda: not slurm.pilots)
+
+
+def reads_of(host) -> int:
+    """Return how often the latest launcher has called read."""
+    io = Path(f"/proc/{host.launchers[-1].pid}/io").read_text()
+    return int(dict(line.split(": ") for line in io.splitlines())["syscr"])
 
 
 def test_a_job_expires_while_its_pilot_waits_and_the_pilot_goes(supervisor, slurm):
