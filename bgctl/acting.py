@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from bgctl import exit_codes
 from bgctl.common import (
     answer,
+    begun,
     global_options,
     is_confirmed,
     may_ask,
@@ -45,6 +46,7 @@ from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import ProgramVerb, name_of, verb
 from bgd import BgdError, Client, Refused, State
 from bgd.client.bar import progress_bar
+from bgd.client.blocking.concurrency import run
 from bgd.client.programs import CannotStart
 from bgd.client.session import error_in
 from bgd.core.filters import read_signal
@@ -83,7 +85,13 @@ _REMEDY = ": remove takes finished jobs that you name, `bgctl prune` removes old
 
 def _command_of(name: str) -> click.Command:
     """Make the command of a verb that takes nothing except jobs."""
-    call = getattr(Client, f"{name}_" if iskeyword(name) else name)
+    usual = getattr(Client, f"{name}_" if iskeyword(name) else name)
+
+    def call(daemon: Client, ids: list[int]) -> list[ActResult]:
+        if begun().is_asked:  # without an answer, or it could not be printed
+            return run(daemon._channel.act(name, ids, repeated=True))  # noqa: SLF001 - no one else does this
+        results: list[ActResult] = usual(daemon, ids)
+        return results
 
     def command(daemon: Client, **options: Any) -> int:
         return _perform(daemon, name, call, options)

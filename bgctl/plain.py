@@ -36,6 +36,7 @@ class Begun:
         sent: the token of a submit that was not answered, and the newest job that the daemon knew.
         job: the job that was queued; `run` follows it.
         shown: the attempt whose output was shown, and where the rest begins; None: nothing was shown.
+        is_asked: a verb that acts on a job was sent, and may have been done.
         is_interrupted: Ctrl-C was typed before the end.
         is_lost: the daemon hung up while it was asked; it may be restarting.
     """
@@ -43,6 +44,7 @@ class Begun:
     sent: tuple[bytes, int] | None = None
     job: int | None = None
     shown: tuple[int, int] | None = None
+    is_asked: bool = False
     is_interrupted: bool = False
     is_lost: bool = False
 
@@ -80,10 +82,10 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             write_all(1, f"{job} {how}\n".encode())
             _acknowledge_end(daemon, job)
             return code
-        case ["queue"] | ["queue", "list"]:
-            _queues()
-        case ["batch", "list"]:
-            _batches()
+        case ["cancel" | "hold" | "release" as verb, text] if job := id_in(text):
+            _act(verb, job, begun)
+        case ["queue"] | ["queue", "list"] | ["batch", "list"]:
+            _queues() if words[0] == "queue" else _batches()
         case ["logs", text] if not is_terminal and (job := id_in(text)):
             _logs(job)
         case ["inbox", "--hook"]:
@@ -271,6 +273,19 @@ def _list() -> None:
     _print(columns.columns_of(columns.cells_for_programs(views, time.time())))
     if len(views) == _USUAL_LIST:
         _say(columns.options_for_rest(views))
+
+
+def _act(verb: str, job: int, begun: Begun) -> None:
+    """Do to a job what a verb says, unless the daemon refuses it: the client says why."""
+    daemon = Daemon()
+    daemon.request(verb, jobs=[job])
+    begun.is_asked = True
+    match daemon.reply():
+        case {"type": "acted", "results": [{"job": int(acted), "state": str(state)}]}:
+            write_all(1, f"{acted} {state}\n".encode())
+        case _:
+            begun.is_asked = False
+            raise Unusual
 
 
 def _queues() -> None:

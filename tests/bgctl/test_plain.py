@@ -512,12 +512,12 @@ class Daemon:
         self._listener.close()
 
 
-def played(scripts, *arguments):
+def played(scripts, *arguments, stdout=subprocess.PIPE):
     """Return what bgctl does, and the daemon that it asks."""
     with tempfile.TemporaryDirectory(prefix="bgd-") as folder:
         daemon = Daemon(f"{folder}/bgd.sock", scripts)
         try:
-            return finished(folder, arguments), daemon
+            return finished(folder, arguments, stdout), daemon
         finally:
             daemon.finish()
 
@@ -570,6 +570,50 @@ def replying(*answers):
         peer.wait_for_end()
 
     return script
+
+
+def acted(state=None, code=None, message=None):
+    return replies.Acted(1, [replies.ActResult(9, state, code, message)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_plain"),
+    [
+        (acted(State.CANCELLED), True),
+        (acted(State.STOPPING), True),
+        (acted(code=ErrorCode.REFUSED, message="job 9 has\nsucceeded"), False),
+        (acted(code=ErrorCode.NO_SUCH_JOB, message="there is no job 9"), False),
+        (Failed(1, ErrorCode.NOT_ALLOWED, "not\nyou"), False),
+        (replies.Done(1), False),
+    ],
+)
+def test_a_job_is_acted_on_as_by_the_client_alone(answer, is_plain):
+    assert alike(replying(answer), "cancel", "9") == is_plain
+
+
+def test_a_refused_verb_is_asked_for_anew():
+    refused = replying(acted(code=ErrorCode.REFUSED, message="job 9 has succeeded"))
+    _, daemon = played([refused], "cancel", "9")
+
+    assert [each.repeated for each in daemon.heard] == [False, False]
+
+
+def test_a_verb_that_was_not_answered_is_repeated():
+    done, daemon = played([answering(None), replying(acted(State.CANCELLED))], "cancel", "9")
+
+    assert done == (0, "9 cancelled\n", "")
+    assert [each.repeated for each in daemon.heard] == [False, True]
+
+
+def test_a_verb_whose_result_cannot_be_printed_is_repeated_to_report_that():
+    usual = replying(acted(State.CANCELLED))
+    with Path("/dev/full").open("wb") as full:
+        plain, daemon = played([usual], "cancel", "9", stdout=full)
+        client, _ = played([usual], *BY_THE_CLIENT, "cancel", "9", stdout=full)
+
+    assert plain == client
+    assert plain[0] != 0
+    assert [each.repeated for each in daemon.heard] == [False, True]
 
 
 @pytest.mark.parametrize("case", OF_QUEUES)
@@ -671,6 +715,9 @@ def test_a_daemon_that_hung_up_is_waited_for(words, streams):
         ("list", None),
         ("wait 9", None),
         ("logs 9", None),
+        ("cancel 9", [acted(State.CANCELLED)]),
+        ("hold 9", [acted(State.HELD)]),
+        ("release 9", [acted(State.QUEUED)]),
         ("queue", [QUEUES]),
         ("batch list", [replies.BatchesPart(1, [BATCH]), replies.End(1)]),
     ],
