@@ -1,8 +1,9 @@
 """Answer plain command lines without the client, whose imports take longer than all the rest.
 
-Scripts run `bgctl submit PROGRAM` thousands of times, and `run PROGRAM`, `list`, `wait ID` and `logs ID` too.
-This module knows the usual answers, and leaves everything else to the client, which goes on where this module
-has stopped. A submit that was not answered is sent again with its token, so that there is no second job.
+Scripts run `bgctl submit PROGRAM` thousands of times, and `run PROGRAM`, `list`, `wait ID` and `logs ID` too;
+people wait for these as well, and for `cancel ID`, `queue` and others. This module knows the usual answers,
+and leaves everything else to the client, which goes on where this module has stopped. A submit that was not
+answered is sent again with its token, so that there is no second job.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ def answer(words: list[str], begun: Begun) -> int | None:
 
 
 def _answer(words: list[str], begun: Begun) -> int | None:
-    is_terminal = sys.stdout.isatty()  # people get tables, colors and explanations
     match words:
         case ["submit", *argv]:
             _, job = _submit(argv, begun)
@@ -72,9 +72,9 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             begun.sent = None
         case ["run" | "wait", *_] if "BGD_JOB_ID" in os.environ:
             return None  # the client looks for a deadlock
-        case ["run", *argv] if not is_terminal:
+        case ["run", *argv]:
             return _run(argv, begun)
-        case ["list"] if not is_terminal:
+        case ["list"] if not sys.stdout.isatty():  # people get a table that fits
             _list()
         case ["wait", text] if job := id_in(text):
             daemon = Daemon()
@@ -86,7 +86,7 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             _act(verb, job, begun)
         case ["queue"] | ["queue", "list"] | ["batch", "list"]:
             _queues() if words[0] == "queue" else _batches()
-        case ["logs", text] if not is_terminal and (job := id_in(text)):
+        case ["logs", text] if job := id_in(text):
             _logs(job)
         case ["inbox", "--hook"]:
             from bgctl.agents.hook import answer_hook  # noqa: PLC0415 - imports this module
@@ -155,9 +155,12 @@ def _run(argv: list[str], begun: Begun) -> int:
     """Queue a command, show its output line by line, and return its exit code."""
     daemon, job = _submit(argv, begun)
     begun.sent, begun.job = None, job
+    if is_terminal := sys.stdout.isatty():
+        _check_waits_for_turn(daemon, job)
     shown = 0
-    for attempt, data in _output(daemon.ask("logs", "log", waits=True, job=job, attempt=0, follow=True)):
-        write_all(1, data)
+    parts = daemon.ask("logs", "log", waits=True, job=job, attempt=0, follow=True)
+    for attempt, data in _output(parts, holds=not is_terminal):
+        _show(data)
         shown += len(data)
         begun.shown = (attempt, shown) if shown else None
     code, how = _wait(daemon, job)
@@ -167,6 +170,17 @@ def _run(argv: list[str], begun: Begun) -> int:
         _say(f"job {job} {how}")
     _acknowledge_end(daemon, job)
     return code
+
+
+def _check_waits_for_turn(daemon: Daemon, job: int) -> None:
+    """Leave it to the client to explain why a job has no output yet, unless it only waits for its turn."""
+    daemon.request("explain", job=job, waits=True)
+    match daemon.reply():
+        case {"type": "explained", "explanation": explanation}:
+            if any(reason["cause"] != "turn" for reason in explanation.get("reasons", ())):
+                raise Unusual
+        case _:
+            raise Unusual
 
 
 def _wait(daemon: Daemon, job: int, *, only_now: bool = False) -> tuple[int, str]:
@@ -214,8 +228,10 @@ def input_waits(argv: Sequence[str]) -> bool:
     return any(events & select.POLLIN for _, events in waiting.poll(0))
 
 
-def _output(parts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
+def _output(parts: Iterable[dict[str, Any]], *, holds: bool = True) -> Iterator[tuple[int, bytes]]:
     """Yield the attempt and the bytes of output that is shown as it is, in whole lines except for the last.
+
+    `holds`: keep the beginning of a line until its end; a terminal shows it at once.
 
     Raises:
         Unusual, UnicodeError: it is shown in another way, for example with its carriage returns applied.
@@ -229,7 +245,7 @@ def _output(parts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
         lines, newline, held = (held + data).rpartition(b"\n")
         (lines + newline).decode()
         yield attempt, lines + newline
-        if len(held) > _MOST_OUTPUT:
+        if len(held) > (_MOST_OUTPUT if holds else 0):
             raise Unusual
     yield attempt, held
 
@@ -241,10 +257,17 @@ def _logs(job: int) -> None:
         whole += data
         if len(whole) > _MOST_OUTPUT:
             raise Unusual
-    write_all(1, whole)
+    _show(whole)
     if not whole:
         _wait(daemon, job, only_now=True)
         _say(f"job {job} wrote nothing")
+
+
+def _show(data: bytes) -> None:
+    """Write output of a job; to a terminal only what surely neither controls it nor is invisible."""
+    if sys.stdout.isatty() and not (data.isascii() and data.translate(None, b"\n\t").decode().isprintable()):
+        raise Unusual
+    write_all(1, data)
 
 
 class _View:

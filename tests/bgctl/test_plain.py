@@ -25,7 +25,7 @@ from bgd.brief import BATCH_COUNTS
 from bgd.client.connection import client_sockets
 from bgd.client.programs import checked_command
 from bgd.client.session import submit_frames
-from bgd.core.explain import Cause, Reason
+from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import ACTIVE, FINAL, WAITING
 from bgd.core.spec import JobSpec
 from bgd.wire import replies, requests
@@ -363,7 +363,7 @@ def test_a_submit_that_was_not_answered_is_sent_again_with_its_token():
 SUCCEEDED = replace(view_of(9), finished_at=2.0)
 
 
-def playing(*parts, views=(SUCCEEDED,), hangs_up_after=None):
+def playing(*parts, views=(SUCCEEDED,), hangs_up_after=None, waits_for=None):
     """Return a script that answers all requests about a job with this output: attempts and their bytes."""
 
     def script(peer):
@@ -385,17 +385,23 @@ def playing(*parts, views=(SUCCEEDED,), hangs_up_after=None):
                 peer.send(replies.End(request.id))
             case requests.Wait() | requests.List():
                 peer.send(*(replies.JobsPart(request.id, [view]) for view in views), replies.End(request.id))
-            case requests.Show():
-                peer.send(
-                    replies.Shown(request.id, views[0]),
-                    replies.AttemptsPart(request.id, [ATTEMPT]),
-                    replies.End(request.id),
-                )
+            case requests.Show() | requests.Explain():
+                peer.send(*about(request, views[0], waits_for))
             case _:
                 raise TypeError(request)
         return True
 
     return script
+
+
+def about(request, view, waits_for):
+    if waits_for is not None:
+        view = view_of(9, State.QUEUED)
+    if isinstance(request, requests.Explain):
+        reasons = () if waits_for is None else (waits_for,)
+        return [replies.Explained(request.id, view, Explanation(reasons=reasons))]
+    attempts = replies.AttemptsPart(request.id, [ATTEMPT])
+    return [replies.Shown(request.id, view), attempts, replies.End(request.id)]
 
 
 def log_parts(request, parts):
@@ -522,7 +528,26 @@ def played(scripts, *arguments, stdout=subprocess.PIPE):
             daemon.finish()
 
 
-def alike(script, *words):
+def played_on_terminal(scripts, *arguments):
+    """Return what bgctl does and shows on a terminal, and the daemon that it asks."""
+    master, terminal = os.openpty()
+    with os.fdopen(terminal, "wb") as stdout, ThreadPoolExecutor() as pool:
+        shown = pool.submit(read_to_end, master)
+        (code, _, err), daemon = played(scripts, *arguments, stdout=stdout)
+        stdout.close()
+        return (code, shown.result(DEADLINE), err), daemon
+
+
+def read_to_end(descriptor):
+    pieces = []
+    with suppress(OSError):  # the terminal is closed
+        while piece := os.read(descriptor, 65_536):
+            pieces.append(piece)
+    os.close(descriptor)
+    return b"".join(pieces)
+
+
+def alike(script, *words, played=played):
     """Return whether the client is not needed for a command line; it has to do the same alone."""
     plain, daemon = played([script], *words)
     client, _ = played([script], *BY_THE_CLIENT, *words)
@@ -543,6 +568,44 @@ def test_a_log_is_shown_as_by_the_client_alone(case):
     script, _, is_plain = JOBS[case]
 
     assert alike(script, "logs", "9") == is_plain
+
+
+# What a job writes, and whether the client is not needed for `run` and for `logs` on a terminal
+ON_TERMINAL = {
+    "lines": (playing((1, b"one\n\ttwo\n"), (1, b"three\n")), True, True),
+    "nothing": (playing(), True, True),
+    "fails": (playing((1, b"no\n"), views=[FAILED]), True, True),
+    "killed": (playing((1, b"no\n"), views=[KILLED]), False, True),
+    "open line": (playing((1, b"one\ntw")), False, True),
+    "fails in a line": (playing((1, b"one\ntw"), views=[FAILED]), False, True),
+    "piece of a line": (playing((1, b"one\ntw"), (1, b"o\n")), False, True),
+    "carriage return": (playing((1, b"a\n10%\r20%\n")), False, False),
+    "color": (playing((1, b"a\n"), (1, b"\x1b[31mred\n")), False, False),
+    "bell": (playing((1, b"a\n"), (1, b"\a\n")), False, False),
+    "invisible": (playing((1, b"a\n"), (1, "\u115f\n".encode())), False, False),
+    "attempts": (playing((1, b"a\n"), (2, b"b\n")), False, False),
+}
+
+
+@pytest.mark.parametrize("case", ON_TERMINAL)
+def test_a_job_is_followed_on_a_terminal_as_by_the_client_alone(case):
+    script, is_plain, _ = ON_TERMINAL[case]
+
+    assert alike(script, "run", "true", played=played_on_terminal) == is_plain
+
+
+@pytest.mark.parametrize("case", ON_TERMINAL)
+def test_a_log_is_shown_on_a_terminal_as_by_the_client_alone(case):
+    script, _, is_plain = ON_TERMINAL[case]
+
+    assert alike(script, "logs", "9", played=played_on_terminal) == is_plain
+
+
+@pytest.mark.parametrize("cause", [Cause.TURN, Cause.PAUSE])
+def test_on_a_terminal_the_client_explains_why_a_job_waits(cause):
+    script = playing((1, b"a\n"), waits_for=Reason(cause=cause))
+
+    assert alike(script, "run", "true", played=played_on_terminal) == (cause is Cause.TURN)
 
 
 @pytest.mark.parametrize(("views", "is_plain"), [([view_of(9)], True), ([FAILED], True), ([KILLED], False)])
