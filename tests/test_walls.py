@@ -160,39 +160,41 @@ QUESTIONS = {
 }
 HOLDERS_OF_THE_SCHEDULER = {Path("bgd/core/scheduler.py"), Path("bgd/daemon/supervisor.py")}
 
-by_source = pytest.mark.parametrize("path", SOURCES, ids=str)
+
+def test_every_room_imports_only_what_it_may():
+    allowed = {room: names.split() for room, names in ROOMS.items()}
+
+    strangers = {
+        f"{path} may not import {name}"
+        for path in SOURCES
+        for name in imports_of(tree_of(path))
+        if not is_within(name, allowed[room_of(path)])
+    }
+
+    assert not strangers
 
 
-@by_source
-def test_every_room_imports_only_what_it_may(path):
-    room = room_of(path)
+def test_nobody_but_the_supervisor_holds_the_scheduler():
+    holders = {
+        path
+        for path in SOURCES
+        if any("Scheduler" in names_in(node) for node in run_time_nodes(tree_of(path)))
+    }
 
-    strangers = {name for name in imports_of(tree_of(path)) if not is_within(name, ROOMS[room].split())}
-
-    assert not strangers, f"{path} may not import {', '.join(sorted(strangers))}"
-
-
-@by_source
-def test_nobody_but_the_supervisor_holds_the_scheduler(path):
-    if path in HOLDERS_OF_THE_SCHEDULER:
-        return
-
-    assert not [node for node in run_time_nodes(tree_of(path)) if "Scheduler" in names_in(node)]
+    assert holders <= HOLDERS_OF_THE_SCHEDULER
 
 
-@by_source
-def test_others_only_ask_the_scheduler_what_changes_nothing(path):
-    if path in HOLDERS_OF_THE_SCHEDULER:
-        return
+def test_others_only_ask_the_scheduler_what_changes_nothing():
     asked = {
-        node.attr
+        (path, node.attr)
+        for path in set(SOURCES) - HOLDERS_OF_THE_SCHEDULER
         for node in run_time_nodes(tree_of(path))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Attribute)
         and node.value.attr == "scheduler"
     }
 
-    assert asked <= QUESTIONS
+    assert not {(path, name) for path, name in asked if name not in QUESTIONS}
 
 
 def test_only_one_function_changes_a_state():
@@ -242,27 +244,30 @@ def test_only_the_supervisor_commits_jobs():
     }
 
 
-@by_source
-def test_every_task_belongs_to_a_group(path):
+def test_every_task_belongs_to_a_group():
     bare = [
-        ast.unparse(call)
+        f"{path}: {ast.unparse(call)}"
+        for path in SOURCES
         for call in calls_in(tree_of(path))
         if last_name(call.func) in {"create_task", "ensure_future"} and owner_of(call.func) not in TASK_GROUPS
     ]
 
-    assert not bare, f"{path}: call the create_task of a TaskGroup, named one of {TASK_GROUPS}, not {bare}"
+    assert not bare, f"call the create_task of a TaskGroup, named one of {TASK_GROUPS}"
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=str)
-def test_nothing_calls_time_sleep(path):
-    if "sleep" not in (ROOT / path).read_text():  # most of them; parsing takes a hundred times as long
-        return
-    assert not [
-        ast.unparse(call)
+def test_nothing_calls_time_sleep():
+    # most of them have no such word; parsing takes a hundred times as long
+    suspects = [path for path in SOURCES + TESTS if "sleep" in (ROOT / path).read_text()]
+
+    sleepers = [
+        f"{path}: {ast.unparse(call)}"
+        for path in suspects
         for call in calls_in(tree_of(path))
         if (owner_of(call.func), last_name(call.func)) == ("time", "sleep")
     ]
-    assert "time.sleep" not in imports_of(tree_of(path))
+
+    assert not sleepers
+    assert not [path for path in suspects if "time.sleep" in imports_of(tree_of(path))]
 
 
 def test_no_files_import_each_other_in_a_circle():
