@@ -89,6 +89,12 @@ def first_of(things: Sequence[object]) -> str:
     return f"{named},+{more}" if more > 0 else named
 
 
+def excerpt(text: str, most: int = 300) -> str:
+    """Return untrusted text for use within a sentence: escaped, on one line, and cut to `most` characters."""
+    text = one_line(text)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 FOR_PROGRAMS: dict[str, Cell] = {
     "ID": lambda view, _: str(view.id),
     "STATE": lambda view, _: "suspended" if view.suspended else view.state,

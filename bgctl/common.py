@@ -311,9 +311,3 @@ def state_color(job: JobView) -> str | None:
 
 
 _SUSPENDED_COLOR = "magenta"
-
-
-def excerpt(text: str, most: int = 300) -> str:
-    """Return untrusted text for use within a sentence: escaped, on one line, and cut to `most` characters."""
-    text = one_line(text)
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from bgctl.common import WrongUsage, excerpt
+from bgctl.columns import excerpt
+from bgctl.common import (
+    WrongUsage,
+)
 from bgd import Job, Outcome, State
 from bgd.errors import ConfigError, DaemonUnreachable, Full, NoSuchJob, NotAllowed
 

@@ -18,13 +18,13 @@ from bgctl.columns import (
     cells_for_programs,
     column_cells,
     columns_of,
+    excerpt,
     first_of,
     group_of,
     options_for_rest,
 )
 from bgctl.common import (
     answer,
-    excerpt,
     global_options,
     has_colors,
     is_terminal,

@@ -14,6 +14,7 @@ import sys
 import time
 
 from bgctl.plain_wire import Daemon, Unusual
+from bgd.brief import GROUPS
 from bgd.client.inherited import OWN_PREFIX, caller_session, public_environment, read_umask
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
@@ -82,8 +83,8 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             write_all(1, f"{job} {how}\n".encode())
             _acknowledge_end(daemon, job)
             return code
-        case ["cancel" | "hold" | "release" as verb, text] if job := id_in(text):
-            _act(verb, job, begun)
+        case ["explain" | "cancel" | "hold" | "release" as verb, text] if job := id_in(text):
+            _explain(job) if verb == "explain" else _act(verb, job, begun)
         case ["queue"] | ["queue", "list"] | ["batch", "list"]:
             _queues() if words[0] == "queue" else _batches()
         case ["logs", text] if job := id_in(text):
@@ -311,6 +312,34 @@ def _act(verb: str, job: int, begun: Begun) -> None:
             raise Unusual
 
 
+def _explain(job: int) -> None:
+    """Print what keeps a waiting job from running, without the colors of a terminal."""
+    if sys.stdout.isatty():
+        raise Unusual
+    daemon = Daemon()
+    daemon.request("explain", job=job)
+    reply = daemon.reply()
+    if reply["type"] != "explained":
+        raise Unusual
+    view: Any = _View(reply["job"])
+    if not reply["explanation"].get("reasons") or view.reason or view.state not in GROUPS[1]:
+        raise Unusual
+    from bgctl.explaining import waiting_lines  # noqa: PLC0415 - only for this
+    from bgd.core.explain import Explanation  # noqa: PLC0415 - likewise
+
+    _print(waiting_lines(view, view.state, _converted(reply["explanation"], Explanation), time.time()))
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """Return what the daemon sent as a value of this type."""
+    from msgspec import ValidationError, convert  # noqa: PLC0415 - only for reasons
+
+    try:
+        return convert(value, kind)
+    except ValidationError:  # a newer daemon has a cause that is not known here
+        raise Unusual from None
+
+
 def _queues() -> None:
     daemon = Daemon()
     daemon.request("queues")
@@ -318,15 +347,10 @@ def _queues() -> None:
     if reply["type"] != "queues":
         raise Unusual
     if any(queue.get("why_waiting") for queue in reply["queues"]):
-        from msgspec import ValidationError, convert  # noqa: PLC0415 - most jobs wait for their turn only
+        from bgd.core.explain import Reason  # noqa: PLC0415 - most jobs wait for their turn only
 
-        from bgd.core.explain import Reason  # noqa: PLC0415 - likewise
-
-        try:
-            for queue in reply["queues"]:
-                queue["why_waiting"] = convert(queue["why_waiting"], tuple[Reason, ...])
-        except ValidationError:  # a newer daemon has a cause that is not known here
-            raise Unusual from None
+        for queue in reply["queues"]:
+            queue["why_waiting"] = _converted(queue["why_waiting"], tuple[Reason, ...])
     queues: Any = _View(reply | {name: [*map(_View, reply[name])] for name in ("queues", "resources")})
     from bgctl.tables import ALL_PAUSED, queue_lines  # noqa: PLC0415 - only for a table
 

@@ -11,13 +11,13 @@ import click
 
 from bgctl.common import (
     answer,
-    excerpt,
     global_options,
     has_colors,
     print_json,
     say,
     state_color,
 )
+from bgctl.explaining import title_of, waiting_lines
 from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import FINISHED, JobIdRanges, chosen_ids, with_ids
 from bgctl.tables import local_time
@@ -25,7 +25,7 @@ from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
 from bgd.brief import command_line, progress_line, progress_of, short_duration
-from bgd.core.explain import Cause, Explanation, deadlock_in_words, holders_in_words, in_words, waiting_line
+from bgd.core.explain import Cause, Explanation, deadlock_in_words, waiting_line
 from bgd.core.job import WAITING
 from bgd.escape import one_line
 from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
@@ -104,29 +104,12 @@ _MOST_EXPLAINED = 20
 
 def explanation_lines(job: JobView, explanation: Explanation) -> Iterator[str]:
     """Yield why a job waits, and when it will likely start."""
-    now = time.time()
-    name = excerpt(job.name or command_line(job, _SHORT + 1), _SHORT)
-    if not explanation.reasons:
-        blocked = "" if job.state in FINISHED else "; nothing blocks it"
-        yield f"Job {job.id} ({name}): {_describe_state(job)}{blocked}"
+    if explanation.reasons:
+        state = State.RUNNING if job.needs_node else _describe_state(job)  # the reasons say the rest
+        yield from waiting_lines(job, state, explanation, time.time())
         return
-    state = State.RUNNING if job.needs_node else _describe_state(job)  # the reasons say the rest
-    yield f"Job {job.id} ({name}): {state}, and waits"
-    for reason in explanation.reasons:
-        yield f"  {one_line(in_words(reason, partial(local_time, now=now)))}"
-        if reason.holders:
-            yield f"    {one_line(holders_in_words(reason))}"
-    yield f"Likely start: {_likely_start(explanation, now)}"
-
-
-_SHORT = 50  # characters of a name or command
-
-
-def _likely_start(explanation: Explanation, now: float) -> str:
-    at = explanation.likely_start_at
-    if at is None:
-        return "not known"
-    return "at any moment" if at <= now else local_time(at, now)
+    blocked = "" if job.state in FINISHED else "; nothing blocks it"
+    yield f"{title_of(job)}: {_describe_state(job)}{blocked}"
 
 
 def _as_json(

@@ -115,8 +115,11 @@ ROOMS = {
     " typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
-    "bgctl/plain.py": f"{STANDARD} msgspec bgctl bgd.client.inherited bgd.core.explain.Reason",
+    "bgctl/plain.py": f"{STANDARD} msgspec bgctl bgd.brief.GROUPS bgd.client.inherited"
+    " bgd.core.explain.Explanation bgd.core.explain.Reason",
     "bgctl/plain_wire.py": f"{STANDARD} {VERSION} bgd.client.inherited",
+    "bgctl/explaining.py": f"{STANDARD} bgctl bgd.brief.command_line bgd.core.explain bgd.escape"
+    " bgd.wire.views.JobView",
     "bgctl/columns.py": f"{STANDARD} bgd.brief bgd.escape bgd.wire.views.JobView",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
     " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.units"

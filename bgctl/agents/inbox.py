@@ -8,7 +8,15 @@ import click
 from msgspec.structs import replace
 
 from bgctl.agents.hook import MOST_BYTES, MOST_ENDS, answer_hook, quoted_name
-from bgctl.common import answer, client, excerpt, global_options, is_terminal, json_line, say
+from bgctl.columns import excerpt
+from bgctl.common import (
+    answer,
+    client,
+    global_options,
+    is_terminal,
+    json_line,
+    say,
+)
 from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
 from bgctl.verbs import verb_without_daemon

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict, replace
 
-from bgctl.common import excerpt
+from bgctl.columns import excerpt
 from bgctl.listing import table_lines
 from bgctl.options import FINISHED
 from bgctl.showing import explanation_lines

@@ -31,7 +31,7 @@ NEEDED_TO_PARSE = {
     "locale": "says in which language click is to speak",
 }
 PLAIN = {"plain", "plain_wire"}  # nothing to parse, and the usual answers
-PARSING = PLAIN | {"cli", "common", "exit_codes", "options", "program", "verbs"}
+PARSING = PLAIN | {"cli", "columns", "common", "exit_codes", "options", "program", "verbs"}
 SUBMITTING = PARSING | {"commands", "submitting"}
 OWN = {
     "submit true": PLAIN,
@@ -40,16 +40,18 @@ OWN = {
     "wait 1": PLAIN,
     "logs 1": PLAIN,
     "release HELD": PLAIN,
+    "explain HELD": PLAIN | {"columns", "explaining", "tables", "terminal"},
     "queue": PLAIN | {"columns", "tables", "terminal"},
     "batch list": PLAIN | {"columns", "tables", "terminal"},
     "inbox --hook": PLAIN | {"agents", "agents.hook"},
     "--help": set(),  # it is in a file
     "run printf a\\rb": SUBMITTING | {"output", "terminal"},  # the client goes on
     "submit --priority 3 true": SUBMITTING,
-    "list --all": PARSING | {"columns", "listing", "selecting", "tables", "terminal"},
+    "list --all": PARSING | {"listing", "selecting", "tables", "terminal"},
 }
 NEEDED_BY = {arguments: {*NEEDED_WITHOUT_CLIENT} for arguments in OWN} | {
     "--help": {"gc", "__future__"},
+    "explain HELD": NEEDED_FOR_TABLES | {"msgspec"},
     "queue": NEEDED_FOR_TABLES,
     "batch list": NEEDED_FOR_TABLES | {"datetime"},
     "inbox --hook": {*NEEDED_WITHOUT_CLIENT, "json"},

@@ -635,6 +635,39 @@ def replying(*answers):
     return script
 
 
+BLOCKED = replace(view_of(9, State.BLOCKED), name="é\n" * 30)
+BY_JOBS = Reason(cause=Cause.JOBS, jobs=(1, 70_000), more=3)
+UNTIL = Reason(cause=Cause.TIME, at=4e9)
+
+
+@pytest.mark.parametrize(
+    ("view", "reasons", "start", "is_plain"),
+    [
+        (BLOCKED, (BY_JOBS, UNTIL), 4e9, True),
+        (view_of(9, State.QUEUED), (replace(BEHIND, holders=(1, 2), suspended=(2,)),), None, True),
+        (view_of(9, State.QUEUED), (Reason(cause=Cause.TURN),), 1.0, True),
+        (view_of(9, State.QUEUED), (), None, False),
+        (replace(BLOCKED, reason="why\nelse"), (BY_JOBS,), None, False),
+        (view_of(9, State.RUNNING), (Reason(cause=Cause.SUSPENSION, subject="9"),), None, False),
+        (view_of(9), (), None, False),
+    ],
+)
+def test_why_a_job_waits_is_told_as_by_the_client_alone(view, reasons, start, is_plain):
+    explanation = Explanation(reasons=reasons, likely_start_at=start)
+
+    def script(peer):
+        peer.greet(newest=4)
+        with suppress(EOFError):
+            while True:
+                request = peer.receive()
+                if isinstance(request, requests.Explain):
+                    peer.send(replies.Explained(request.id, view, explanation))
+                else:
+                    peer.send(replies.Shown(request.id, view), replies.End(request.id))
+
+    assert alike(script, "explain", "9") == is_plain
+
+
 def acted(state=None, code=None, message=None):
     return replies.Acted(1, [replies.ActResult(9, state, code, message)])
 
