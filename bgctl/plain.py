@@ -28,6 +28,7 @@ UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables that only the client r
 _MOST_BYTES = 100_000  # of words and variables; the client explains its limits
 _MOST_OUTPUT = 1 << 20  # bytes that are held until it is known that they are shown unchanged
 _LONGEST_ID = 18  # digits
+_MOST_EXPLAINED = 20
 _USUAL_LIST = 50  # jobs; bgd.wire.requests.DEFAULT_LIST takes long to import
 
 
@@ -84,15 +85,15 @@ def _answer(words: list[str], begun: Begun) -> int | None:
             _acknowledge_end(daemon, job)
             return code
         case ["explain" | "cancel" | "hold" | "release" as verb, text] if job := id_in(text):
-            _explain(job) if verb == "explain" else _act(verb, job, begun)
-        case ["queue"] | ["queue", "list"] | ["batch", "list"]:
-            _queues() if words[0] == "queue" else _batches()
+            _explain(Daemon(), [job]) if verb == "explain" else _act(verb, job, begun)
         case ["logs", text] if job := id_in(text):
             _logs(job)
         case ["inbox", "--hook"]:
             from bgctl.agents.hook import answer_hook  # noqa: PLC0415 - imports this module
 
             return answer_hook()
+        case _ if print_usual := _WITHOUT_WORDS.get(tuple(words)):
+            print_usual()
         case _:
             return None
     return 0
@@ -312,22 +313,35 @@ def _act(verb: str, job: int, begun: Begun) -> None:
             raise Unusual
 
 
-def _explain(job: int) -> None:
-    """Print what keeps a waiting job from running, without the colors of a terminal."""
-    if sys.stdout.isatty():
-        raise Unusual
+def _explain_all() -> None:
+    """Print what keeps the jobs that wait from running, if there are not too many."""
     daemon = Daemon()
-    daemon.request("explain", job=job)
-    reply = daemon.reply()
-    if reply["type"] != "explained":
+    parts = daemon.ask("list", "jobs", states=[*GROUPS[1]], limit=_MOST_EXPLAINED + 1)
+    jobs = [job["id"] for part in parts for job in part["jobs"]]
+    if not 0 < len(jobs) <= _MOST_EXPLAINED:
         raise Unusual
-    view: Any = _View(reply["job"])
-    if not reply["explanation"].get("reasons") or view.reason or view.state not in GROUPS[1]:
+    _explain(daemon, jobs[::-1])
+
+
+def _explain(daemon: Daemon, jobs: Sequence[int]) -> None:
+    """Print what keeps waiting jobs from running, without the colors of a terminal."""
+    if sys.stdout.isatty():
         raise Unusual
     from bgctl.explaining import waiting_lines  # noqa: PLC0415 - only for this
     from bgd.core.explain import Explanation  # noqa: PLC0415 - likewise
 
-    _print(waiting_lines(view, view.state, _converted(reply["explanation"], Explanation), time.time()))
+    lines: list[str] = []
+    for job in jobs:
+        daemon.request("explain", job=job)
+        reply = daemon.reply()
+        if reply["type"] != "explained":
+            raise Unusual
+        view: Any = _View(reply["job"])
+        if not reply["explanation"].get("reasons") or view.reason or view.state not in GROUPS[1]:
+            raise Unusual
+        explanation = _converted(reply["explanation"], Explanation)
+        lines += waiting_lines(view, view.state, explanation, time.time())
+    _print(lines)
 
 
 def _converted(value: Any, kind: Any) -> Any:
@@ -369,6 +383,14 @@ def _batches() -> None:
     _print(batch_lines(views, time.time()))
     if len(views) == USUAL_BATCHES:
         _say(more_batches(USUAL_BATCHES))
+
+
+_WITHOUT_WORDS = {
+    ("explain",): _explain_all,
+    ("queue",): _queues,
+    ("queue", "list"): _queues,
+    ("batch", "list"): _batches,
+}
 
 
 def _print(lines: Iterable[str]) -> None:

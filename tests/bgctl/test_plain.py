@@ -668,6 +668,34 @@ def test_why_a_job_waits_is_told_as_by_the_client_alone(view, reasons, start, is
     assert alike(script, "explain", "9") == is_plain
 
 
+@pytest.mark.parametrize(
+    ("ids", "reasons", "is_plain"),
+    [
+        ([9], (BY_JOBS,), True),
+        ([*range(30, 10, -1)], (BY_JOBS,), True),
+        ([*range(30, 9, -1)], (BY_JOBS,), False),
+        ([9], (), False),
+        ([], (), False),
+    ],
+)
+def test_why_jobs_wait_is_told_as_by_the_client_alone(ids, reasons, is_plain):
+    def script(peer):
+        peer.greet(newest=4)
+        with suppress(EOFError):
+            while True:
+                request = peer.receive()
+                if isinstance(request, requests.Explain):
+                    view = view_of(request.job, State.BLOCKED)
+                    peer.send(replies.Explained(request.id, view, Explanation(reasons=reasons)))
+                else:
+                    assert isinstance(request, requests.List)
+                    assert {*(request.states or ())} == WAITING
+                    views = [view_of(job, State.BLOCKED) for job in ids]
+                    peer.send(replies.JobsPart(request.id, views), replies.End(request.id))
+
+    assert alike(script, "explain") == is_plain
+
+
 def acted(state=None, code=None, message=None):
     return replies.Acted(1, [replies.ActResult(9, state, code, message)])
 
