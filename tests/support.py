@@ -182,12 +182,16 @@ def seen(child: pexpect.spawn) -> str:
 def wait_until(condition: Callable[[], object]) -> None:
     """Return as soon as the condition holds; fail if that takes longer than the deadline.
 
-    Use this only for events that nothing reports; wait for all others.
+    Use this only for events that nothing reports; wait for all others. A condition that starts programs is
+    looked at less often, because it takes the processor from what it waits for.
     """
     deadline = time.monotonic() + DEADLINE
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold in time"
-        select.select([], [], [], 0.01)
+        now = time.monotonic()
+        assert now < deadline, "the condition did not hold in time"
+        select.select([], [], [], min(max(0.01, 3 * (now - began)), 0.2))
+        began = time.monotonic()
 
 
 def has_all_of(now: Any, then: Any) -> bool:
