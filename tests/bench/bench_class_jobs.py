@@ -9,26 +9,22 @@ The peers are installed on the first run, see `installing.py`.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.replies import Submitted
 from bgd.wire.requests import Cancel, SubmitMany
-from tests.bench import installing
 from tests.bench.class_jobs import memory, processor
 from tests.bench.harness import BareClient, daemon, report, spread
 from tests.bench.options import Peers, arguments
+from tests.bench.peer_programs import PROGRAMS, answer
 from tests.support import wait_until
 
 PART = 500  # jobs in one frame
-PROGRAMS = Path(memory.__file__).parent
 
 # enough for a run of some seconds; --quick: a fifth
 BGD_JOBS = {Isolation.SPAWN: 50, Isolation.FORK: 3_000, Isolation.REUSE: 6_000}
@@ -101,19 +97,7 @@ def bare_forks(at_once: int, count: int) -> tuple[float, float]:
 
 
 def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
-    program = [str(installing.peers_python()), str(PROGRAMS / "peers.py"), name, str(at_once), str(count)]
-    broker = installing.postgresql if name == "procrastinate" else installing.redis
-    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
-        run = subprocess.run(
-            program,
-            cwd=folder,
-            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-        )
-    if run.returncode:
-        raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')}")
-    found = json.loads(run.stdout)
+    found = answer(name, PROGRAMS / "peers.py", name, at_once, count)
     return found["rate"], found["megabytes"]
 
 

@@ -22,14 +22,14 @@ STAMP = ("/bin/date", "+%s.%N")
 
 
 def submit_to_start(
-    path: str, logs: Path, samples: int, queue: str = DEFAULT_QUEUE, pause: float = 0.0
+    path: str, logs: Path, samples: int, queue: str = DEFAULT_QUEUE, priority: int = 0, pause: float = 0.0
 ) -> list[float]:
     """Submit, one at a time, jobs that print the time of their start; pause after each."""
     client = BareClient(path)
     times = []
     for number in range(samples):
         request = submit(number, STAMP)
-        request = replace(request, spec=replace(request.spec, queue=queue))
+        request = replace(request, spec=replace(request.spec, queue=queue, priority=priority))
         began = time.time()
         job = submitted(client, request)
         client.wait([job])

@@ -6,22 +6,16 @@ function that returns its argument, in processes that hold 60 MB of Python objec
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import tempfile
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from bgd import Client
 from bgd.core.spec import Isolation
-from tests.bench import installing
-from tests.bench.class_jobs import calls, memory
-from tests.bench.harness import daemon, percentiles, report, spread
+from tests.bench.class_jobs import calls
+from tests.bench.harness import daemon, latencies, report
 from tests.bench.options import Peers, arguments
+from tests.bench.peer_programs import PROGRAMS, answer
 
-PROGRAMS = Path(memory.__file__).parent
 CLIENTS = 8
 PATIENCE = 20.0  # seconds until a result is taken for lost
 DEADLINE = 180.0  # seconds
@@ -66,26 +60,15 @@ def bgd_times(isolation: Isolation, amounts: Amounts) -> Times:
 
 
 def peer_times(name: str, amounts: Amounts) -> Times:
-    numbers = map(str, (amounts.alone, CLIENTS, amounts.each))
-    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, installing.redis(Path(folder)):
-        run = subprocess.run(
-            [installing.peers_python(), "-c", "import results; results.main()", name, *numbers],
-            cwd=folder,
-            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-            timeout=DEADLINE,
-        )
-    if run.returncode:
-        raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')[-2000:]}")
-    alone, at_once = json.loads(run.stdout.splitlines()[-1])
+    numbers = (amounts.alone, CLIENTS, amounts.each)
+    alone, at_once = answer(name, "-c", "import results; results.main()", name, *numbers, deadline=DEADLINE)
     return alone, at_once
 
 
 def main() -> None:
     options = arguments(__doc__, rounds=3)
     amounts = QUICK if options.quick else FULL
-    cuts: dict[str, dict[str, dict[str, list[float]]]] = {way: {} for way in WAYS}
+    samples: dict[str, dict[str, list[list[float]]]] = {way: {} for way in WAYS}
     peers = Peers()
     for _ in range(options.rounds):
         found: dict[str, Times | None] = {
@@ -96,19 +79,11 @@ def main() -> None:
             found[name] = peers.ask(name, partial(peer_times, name, amounts))
         for name, times in found.items():
             for way, seconds in zip(WAYS, times or (), strict=False):
-                figures = percentiles(seconds)
-                for cut in ("p50", "p99"):
-                    cuts[way].setdefault(name, {}).setdefault(cut, []).append(figures[cut])
+                samples[way].setdefault(name, []).append(seconds)
     report(
         "results",
         clients=CLIENTS,
-        **{
-            f"{way}_ms": {
-                name: {cut: spread(values, digits=2) for cut, values in each.items()}
-                for name, each in cuts[way].items()
-            }
-            for way in WAYS
-        },
+        **{f"{way}_ms": latencies(samples[way]) for way in WAYS},
         missing=peers.missing,
     )
 

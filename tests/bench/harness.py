@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,12 +62,15 @@ class BareClient:
 
     def attempt(self, job: int) -> AttemptView:
         """Return the first attempt of a job."""
+        return self.attempts(job)[0]
+
+    def attempts(self, job: int) -> list[AttemptView]:
         self.send(Show(1, job))
         found: list[AttemptView] = []
         while not isinstance(reply := self.receive(), End):
             if isinstance(reply, AttemptsPart):
                 found += reply.attempts
-        return found[0]
+        return found
 
     def _next(self) -> bytes:
         while not self._waiting:
@@ -182,6 +185,16 @@ def spread(values: list[float], digits: int = 1) -> dict[str, float]:
         "median": round(statistics.median(values), digits),
         "max": round(max(values), digits),
         "n": len(values),
+    }
+
+
+def latencies(rounds: Mapping[str, list[list[float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return p50 and p99 in milliseconds, over rounds, of what took so many seconds, by names."""
+    return {
+        name: {
+            cut: spread([percentiles(seconds)[cut] for seconds in each], digits=2) for cut in ("p50", "p99")
+        }
+        for name, each in rounds.items()
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import selectors
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bench import installing
+from tests.bench.peer_programs import PROGRAMS, answer
 
-PROGRAMS = Path(__file__).with_name("class_jobs")
 PUT = b"put 0 0 120 64\r\n" + b"j" * 64 + b"\r\n"
 PROCESSES = 2
 PATIENCE = 180.0  # seconds until a library is taken for stuck
@@ -38,21 +37,8 @@ Rates = Mapping[str, float | None]  # one_by_one, at_once, bulk: jobs a second; 
 
 def library(name: str, amounts: Amounts) -> Rates:
     """Return the rates of a Python library, which runs with the peers' Python."""
-    broker = installing.postgresql if name in {"oban", "procrastinate"} else installing.redis
-    python = installing.oban_python() if name == "oban" else installing.peers_python()
     numbers = (amounts.one_by_one, amounts.clients, amounts.each, amounts.bulk)
-    with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
-        run = subprocess.run(
-            [python, PROGRAMS / "enqueue.py", name, *map(str, numbers)],
-            cwd=folder,
-            env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-    if run.returncode:
-        raise RuntimeError(f"{name} failed: {run.stderr.decode(errors='replace')[-2000:]}")
-    rates: dict[str, float | None] = json.loads(run.stdout)
+    rates: Rates = answer(name, PROGRAMS / "enqueue.py", name, *numbers, deadline=PATIENCE)
     return rates
 
 

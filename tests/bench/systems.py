@@ -173,6 +173,7 @@ YARDSTICKS = {
     "bare_fork": "a process of that size that only forks",
     "python": "`python -c pass`",
     "program_alone": "the program alone, by fork",
+    "sleeper": "a process that sleeps until each of these times",
     "redirect": "a redirect into a file",
 }
 

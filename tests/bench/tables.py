@@ -202,19 +202,66 @@ def _results(reports: Sequence[Report]) -> Iterator[Comparison]:
         " worker for each of them.",
     }
     for way, title in titles.items():
-        figures = report[f"{way}_ms"]
         yield Comparison(
             f"results-{way.replace('_', '-')}",
             title,
             abouts[way],
             "ms",
             ["p50", "p99"],
-            {name: [cuts["p50"], cuts["p99"]] for name, cuts in figures.items()},
+            _cuts(report[f"{way}_ms"]),
             ours="bgd_fork",
             instead=dict.fromkeys((*CLASS_JOB_POOLS, "huey_looking_often"), "bgd_reuse"),
             is_less_better=True,
             missing=report["missing"],
         )
+
+
+def _lateness(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    yield Comparison(
+        "lateness",
+        "P21: how late delayed jobs start",
+        f"{report['jobs']:,} jobs, of which {report['rate']:.0f} become due in each second; from the time at"
+        " which a job may start to the time that it prints, or that its function writes. bgd runs commands,"
+        " and functions in reused processes as the others do. RQ and Huey look for due jobs once a second,"
+        " Procrastinate every 5 seconds, as installed; Celery and Dramatiq hold them in the memory of their"
+        " workers.",
+        "ms",
+        ["p50", "p99"],
+        _cuts(report["late_ms"]),
+        ours="bgd",
+        instead=dict.fromkeys(CLASS_JOB_POOLS, "bgd_reuse"),
+        is_less_better=True,
+        missing=report["missing"],
+    )
+
+
+def _quiet(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    names = {
+        "bgd_weights": "bgd, queues with a weight each",
+        "bgd_priority": "bgd, a higher priority",
+        "bgd_alone": "bgd, without the noisy queue",
+        "bgd_neither": "bgd, neither weight nor priority: one job",
+    }
+    yield Comparison(
+        "quiet",
+        "P22: a quiet queue beside a noisy one",
+        f"From the submit of a job to its start, one job after the other, beside {report['noisy']:,} queued"
+        " jobs that take 10 ms each. bgd runs commands, the others functions in reused processes. RQ looks at"
+        " its queues in an order, Celery and Dramatiq at both in turns; Huey and Procrastinate have a"
+        " priority.",
+        "ms",
+        ["p50", "p99"],
+        {names.get(name, name): cuts for name, cuts in _cuts(report["start_ms"]).items()},
+        ours=names["bgd_weights"],
+        is_less_better=True,
+        missing=report["missing"],
+    )
+
+
+def _cuts(figures: Mapping[str, Mapping[str, Report]]) -> dict[str, list[Report]]:
+    return {name: [cuts["p50"], cuts["p99"]] for name, cuts in figures.items()}
 
 
 def _start(reports: Sequence[Report]) -> Iterator[Comparison]:
@@ -404,6 +451,8 @@ SECTIONS: dict[str, Callable[[Sequence[Report]], Sequence[Comparison | Growth]]]
     "class_jobs": lambda reports: list(_class_jobs(reports)),
     "latency": lambda reports: list(_latency(reports)),
     "results": lambda reports: list(_results(reports)),
+    "lateness": lambda reports: list(_lateness(reports)),
+    "quiet": lambda reports: list(_quiet(reports)),
     "start": lambda reports: list(_start(reports)),
     "lists": lambda reports: list(_lists(reports)),
     "idle": lambda reports: list(_idle(reports)),

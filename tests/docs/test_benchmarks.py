@@ -12,6 +12,8 @@ from tests.bench import __main__ as program
 from tests.bench import (
     bench_class_jobs,
     bench_commands,
+    bench_lateness,
+    bench_quiet,
     bench_results,
     bench_start,
     bench_steps,
@@ -32,6 +34,8 @@ MEASURED = [
     *bench_commands.PEERS,
     *bench_class_jobs.PEERS_JOBS,
     *bench_results.PEERS,
+    *bench_lateness.PEERS,
+    *bench_quiet.PEERS,
     *bench_start.PEERS,
     bench_steps.PEER,
 ]
@@ -61,7 +65,9 @@ def test_the_page_describes_the_systems_before_any_figure():
 def test_the_page_has_the_usual_questions():
     text = text_of("docs/benchmarks.md")
 
-    assert [f"P{number}" for number in (*range(1, 16), 19) if f"P{number}" not in headings(text)] == []
+    assert [
+        f"P{number}" for number in (*range(1, 16), 19, 21, 22) if f"P{number}" not in headings(text)
+    ] == []
 
 
 def test_every_plot_of_the_page_can_be_read():
@@ -185,6 +191,37 @@ def test_calls_of_reused_processes_are_compared_with_those_of_bgd(tmp_path):
     assert rows_of(won)[0][1:] == [
         "RQ, simple workers (2, 2)",
         "Huey, processes that look every 5 ms (0.5, 0.5)",
+    ]
+
+
+def test_late_functions_are_compared_with_those_of_bgd(tmp_path):
+    late = cuts(bgd=1.0, bgd_reuse=4.0, sleeper=0.5, celery_pool=2.0, procrastinate=400.0)
+    write(tmp_path, lateness={"jobs": 10_000, "rate": 250.0, "late_ms": late, "missing": {}})
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    sleeper = "a process that sleeps until each of these times (0.5, 0.5)"
+    assert rows_of(section(text, "## Won and lost"))[0][1:] == [
+        "Procrastinate (100, 100)",
+        f"{sleeper}, Celery, pool (0.5, 0.5)",
+    ]
+
+
+def test_a_quiet_queue_is_compared_where_queues_have_weights(tmp_path):
+    start = cuts(bgd_weights=4.0, bgd_neither=900.0, rq_simple=40.0, celery_pool=2.0)
+    write(tmp_path, quiet={"noisy": 5_000, "start_ms": start, "missing": {}})
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    assert rows_of(section(text, "## Won and lost"))[0][1:] == [
+        "RQ, simple workers (10, 10)",
+        "Celery, pool (0.5, 0.5)",
+    ]
+    assert [row[0] for row in rows_of(section(text, "## P22: a quiet queue beside a noisy one"))] == [
+        "Celery, pool",
+        "**bgd, queues with a weight each**",
+        "RQ, simple workers",
+        "bgd, neither weight nor priority: one job",
     ]
 
 
@@ -318,9 +355,14 @@ def submit_report(**rates):
 
 def results_report(**medians):
     """Return figures of the question results; those of others are compared with the 100 ms of `fork`."""
+    figures = cuts(bgd_fork=100.0, **medians)
+    return {"clients": 8, "alone_ms": figures, "at_once_ms": figures, "missing": {}}
+
+
+def cuts(**medians):
+    """Return p50 and p99, which are the same, by the names of systems."""
     figures = {name: FIGURE | {"median": median} for name, median in medians.items()}
-    cuts = {name: {"p50": figure, "p99": figure} for name, figure in ({"bgd_fork": FIGURE} | figures).items()}
-    return {"clients": 8, "alone_ms": cuts, "at_once_ms": cuts, "missing": {}}
+    return {name: {"p50": figure, "p99": figure} for name, figure in figures.items()}
 
 
 @pytest.mark.parametrize(("load", "is_said"), [(0.3, False), (14.2, True)])
