@@ -16,15 +16,12 @@ import time
 from functools import partial
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.wire.replies import Submitted
-from bgd.wire.requests import Cancel, SubmitMany
+from bgd.wire.requests import Cancel
 from tests.bench.class_jobs import memory, processor
-from tests.bench.harness import BareClient, daemon, report, spread
+from tests.bench.harness import daemon, report, spread, submitted_many
 from tests.bench.options import Peers, arguments
 from tests.bench.peer_programs import PROGRAMS, answer
 from tests.support import wait_until
-
-PART = 500  # jobs in one frame
 
 # enough for a run of some seconds; --quick: a fifth
 BGD_JOBS = {Isolation.SPAWN: 50, Isolation.FORK: 3_000, Isolation.REUSE: 6_000}
@@ -58,35 +55,21 @@ def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, floa
     """
     with daemon(at_once, config) as running:
         client = running.connect()
-        through(client, [JobSpec(target="work:nothing")] * at_once)  # the first job starts the warm workers
+        client.wait(
+            submitted_many(client, [JobSpec(target="work:nothing")] * at_once)
+        )  # the first job starts the warm workers
         used, began = processor.Used(running.process.pid, running.launcher_pid), time.perf_counter()
-        through(client, [JobSpec(target="work:nothing")] * count)
+        client.wait(submitted_many(client, [JobSpec(target="work:nothing")] * count))
         rate, microseconds = count / (time.perf_counter() - began), used.microseconds(count)
         stayers = running.folder / "stayers"
         stayers.mkdir()
         arguments = json.dumps({"args": [str(stayers)]})
-        jobs = submitted(client, [JobSpec(target="work:stay", arguments=arguments)] * at_once)
+        jobs = submitted_many(client, [JobSpec(target="work:stay", arguments=arguments)] * at_once)
         wait_until(lambda: len(list(stayers.iterdir())) == at_once)
         size = statistics.mean(memory.own_megabytes(int(stayer.name)) for stayer in stayers.iterdir())
         client.ask(Cancel(1, jobs))
         client.wait(jobs)
         return rate, size, microseconds
-
-
-def submitted(client: BareClient, specs: list[JobSpec]) -> list[int]:
-    client.send(
-        *(
-            SubmitMany(id=1, specs=specs[start : start + PART], more=start + PART < len(specs))
-            for start in range(0, len(specs), PART)
-        )
-    )
-    reply = client.receive()
-    assert isinstance(reply, Submitted), reply
-    return reply.jobs
-
-
-def through(client: BareClient, specs: list[JobSpec]) -> None:
-    client.wait(submitted(client, specs))
 
 
 def bare_forks(at_once: int, count: int) -> tuple[float, float]:

@@ -17,10 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from bgd.core.spec import JobSpec
-from bgd.wire.replies import Submitted
-from bgd.wire.requests import SubmitMany
 from tests.bench import installing
-from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread
+from tests.bench.harness import ENVIRONMENT, BareClient, daemon, report, spread, submitted_many
 from tests.bench.options import Peers, arguments
 from tests.support import wait_until
 
@@ -28,7 +26,6 @@ HYPERQUEUE = Path(__file__).with_name("class_jobs") / "commands_of_hyperqueue.py
 
 JOBS = 2_000
 SLOW_JOBS = 300  # of systems that take milliseconds for each
-PART = 500  # jobs in one frame
 QUICK = 0.1  # of the jobs, to try
 
 
@@ -36,14 +33,7 @@ def bgd_rate(path: str, jobs: int) -> float:
     client = BareClient(path)
     spec = JobSpec(argv=("/bin/true",), cwd="/", umask=0o022)
     began = time.perf_counter()
-    parts = [
-        SubmitMany(id=1, specs=[spec] * min(PART, jobs - start), env=ENVIRONMENT, more=start + PART < jobs)
-        for start in range(0, jobs, PART)
-    ]
-    client.send(*parts)
-    reply = client.receive()
-    assert isinstance(reply, Submitted), reply
-    client.wait(reply.jobs)
+    client.wait(submitted_many(client, [spec] * jobs, ENVIRONMENT))
     return jobs / (time.perf_counter() - began)
 
 

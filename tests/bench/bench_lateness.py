@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bgd.core.spec import Isolation, JobSpec
-from bgd.wire.replies import Submitted
-from bgd.wire.requests import SubmitMany
 from tests.bench.bench_latency import STAMP
-from tests.bench.harness import ENVIRONMENT, BareClient, Daemon, daemon, latencies, report
+from tests.bench.harness import ENVIRONMENT, Daemon, daemon, latencies, report, submitted_many
 from tests.bench.options import Peers, arguments
 from tests.bench.peer_programs import PROGRAMS, answer
 
 SLOTS = 8
-PART = 500  # jobs in one frame
 RATE = 250.0  # jobs that become due in a second
 LEAD = 3.0  # seconds from the first submit to the first that is due
 PEERS_LEAD = 60.0  # they take jobs one by one
@@ -57,18 +54,6 @@ def sleep_until(times: list[float], sender: multiprocessing.connection.Connectio
     sender.send(late)
 
 
-def submitted(client: BareClient, specs: list[JobSpec]) -> list[int]:
-    client.send(
-        *(
-            SubmitMany(id=1, specs=specs[at : at + PART], env=ENVIRONMENT, more=at + PART < len(specs))
-            for at in range(0, len(specs), PART)
-        )
-    )
-    reply = client.receive()
-    assert isinstance(reply, Submitted), reply
-    return reply.jobs
-
-
 def commands(count: int) -> dict[str, list[float]]:
     """Return how late commands are, and a process that sleeps until the same times."""
     with daemon(SLOTS) as running:
@@ -77,7 +62,8 @@ def commands(count: int) -> dict[str, list[float]]:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         sleeper = multiprocessing.Process(target=sleep_until, args=(due, sender))
         sleeper.start()
-        jobs = submitted(client, [JobSpec(argv=STAMP, cwd="/", umask=0o022, at=at) for at in due])
+        specs = [JobSpec(argv=STAMP, cwd="/", umask=0o022, at=at) for at in due]
+        jobs = submitted_many(client, specs, ENVIRONMENT)
         client.wait(jobs)
         alone = receiver.recv()
         sleeper.join()
@@ -91,10 +77,10 @@ def functions(count: int) -> dict[str, list[float]]:
     with daemon(SLOTS, CONFIGURATION) as running:
         client = running.connect()
         warm = [JobSpec(target="work:rest", arguments=given(running, "warm", 0.1))] * SLOTS
-        client.wait(submitted(client, warm))  # starts the warm workers
+        client.wait(submitted_many(client, warm))  # starts the warm workers
         due = due_times(count)
         specs = [JobSpec(target="work:late", arguments=given(running, "times", at), at=at) for at in due]
-        client.wait(submitted(client, specs))
+        client.wait(submitted_many(client, specs))
         written = (running.folder / "times").read_bytes()
     return {"bgd_reuse": [late for (late,) in struct.iter_unpack("d", written)]}
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 from bgd.core.spec import JobSpec
 from bgd.wire.requests import Cancel
 from tests.bench.bench_latency import submit_to_start
-from tests.bench.bench_lateness import submitted
-from tests.bench.harness import daemon, latencies, report
+from tests.bench.harness import ENVIRONMENT, daemon, latencies, report, submitted_many
 from tests.bench.options import Peers, arguments
 from tests.bench.peer_programs import answer
 
@@ -45,7 +44,7 @@ def bgd_times(
     with daemon(SLOTS, configuration) as running:
         client = running.connect()
         noise = [JobSpec(argv=("/bin/sleep", str(REST)), cwd="/", umask=0o022, queue="noisy")]
-        jobs = submitted(client, noise * amounts.noisy) if noisy else []
+        jobs = submitted_many(client, noise * amounts.noisy, ENVIRONMENT) if noisy else []
         client.wait(jobs[:SLOTS])
         waits_for_all = noisy and not configuration and not priority
         times = submit_to_start(

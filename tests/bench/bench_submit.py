@@ -21,8 +21,6 @@ from unittest.mock import patch
 
 from bgd import Client
 from bgd.core.spec import JobSpec
-from bgd.wire.replies import Submitted
-from bgd.wire.requests import SubmitMany
 from tests.bench import submit_peers
 from tests.bench.harness import (
     ENVIRONMENT,
@@ -33,6 +31,7 @@ from tests.bench.harness import (
     report,
     spread,
     submit,
+    submitted_many,
 )
 from tests.bench.options import Peers, arguments
 from tests.bench.submit_peers import Amounts
@@ -41,7 +40,6 @@ FULL = Amounts(one_by_one=4_000, clients=64, each=500, bulk=20_000, programs=300
 QUICK = Amounts(one_by_one=200, clients=64, each=5, bulk=2_000, programs=20)
 PROCESSES = 2  # clients share them, so that client CPU does not decide alone
 LIBRARY = 0.25  # of the jobs of a bare client are submitted by a library
-PART = 500  # jobs in one frame
 WAYS = {"one_by_one": "p1", "at_once": "p2", "bulk": "p3"}
 
 
@@ -128,14 +126,7 @@ def bulk_rate(path: str, count: int) -> float:
     client = BareClient(path)
     spec = JobSpec(argv=("/bin/true",), cwd="/", umask=0o022)
     began = time.perf_counter()
-    client.send(
-        *(
-            SubmitMany(id=1, specs=[spec] * PART, env=ENVIRONMENT, more=start + PART < count)
-            for start in range(0, count, PART)
-        )
-    )
-    reply = client.receive()
-    assert isinstance(reply, Submitted), reply
+    submitted_many(client, [spec] * count, ENVIRONMENT)
     return count / (time.perf_counter() - began)
 
 

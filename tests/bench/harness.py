@@ -22,7 +22,7 @@ from bgd.core.spec import JobSpec
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_reply, encode
 from bgd.wire.replies import AttemptsPart, End, Info, Reply, Submitted
-from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, Wait
+from bgd.wire.requests import GetInfo, Request, Show, Shutdown, ShutdownMode, Submit, SubmitMany, Wait
 from bgd.wire.views import AttemptView
 
 # an installed bgd has its bytecode: do not compile each module at each start, even if the machine says so
@@ -30,6 +30,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # about the size of a real shell's environment
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/"} | {f"VARIABLE_{n:02}": "v" * 85 for n in range(48)}
+
+PART = 500  # jobs in one frame
 
 
 class BareClient:
@@ -151,6 +153,19 @@ def submitted(client: BareClient, request: Submit) -> int:
     reply = client.ask(request)
     assert isinstance(reply, Submitted), reply
     return reply.jobs[0]
+
+
+def submitted_many(client: BareClient, specs: list[JobSpec], env: dict[str, str] | None = None) -> list[int]:
+    """Submit jobs in one request and return their ids."""
+    client.send(
+        *(
+            SubmitMany(id=1, specs=specs[at : at + PART], env=env, more=at + PART < len(specs))
+            for at in range(0, len(specs), PART)
+        )
+    )
+    reply = client.receive()
+    assert isinstance(reply, Submitted), reply
+    return reply.jobs
 
 
 def raw_commits_a_second(folder: Path, seconds: float = 1.0) -> float:
