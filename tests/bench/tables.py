@@ -236,6 +236,55 @@ def _lateness(reports: Sequence[Report]) -> Iterator[Comparison]:
     )
 
 
+def _printing(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+    yield Comparison(
+        "printing",
+        f"P20: {report['jobs']:,} jobs that print the time, {report['workers']} workers",
+        "The workload that is quoted most. The jobs are submitted one by one by a library, then run. bgd's"
+        " output is in a log for each job, that of the others in one file for all. bgd runs commands here, or"
+        " functions; those of reused processes are compared with `reuse`, those of a fork for each job with"
+        " `fork`. bgd is timed from the start of the first job, the others from when a tenth is done.",
+        "jobs per second",
+        ["run", "submitted"],
+        {name: list(reversed(both)) for name, both in report["jobs_a_second"].items()},
+        ours="bgd",
+        instead=dict.fromkeys(CLASS_JOB_POOLS, "bgd_reuse") | {"rq_forking": "bgd_fork"},
+        missing=report["missing"],
+    )
+
+
+def _limits(reports: Sequence[Report]) -> Iterator[Comparison]:
+    (report,) = reports
+
+    def rows(figure: str) -> dict[str, Sequence[Report]]:
+        return {f"bgd, {name}": both for name, both in report[figure].items()}
+
+    first = next(iter(rows("jobs_a_second")))
+    yield Comparison(
+        "limits",
+        "The cost of a limit by key",
+        f"Jobs that do nothing in {report['slots']} slots, from the submit of the first, in one request, to"
+        " the end of the last: commands, and functions in reused processes.",
+        "jobs per second",
+        ["commands", "functions"],
+        rows("jobs_a_second"),
+        ours=first,
+        multiples_of=first,
+    )
+    yield Comparison(
+        "limits-processor",
+        "Processor time of a limit by key",
+        "What the daemon uses for each of these jobs, which other programs on the machine hardly change.",
+        "µs",
+        ["commands", "functions"],
+        rows("daemon_microseconds_a_job"),
+        ours=first,
+        is_less_better=True,
+        multiples_of=first,
+    )
+
+
 def _quiet(reports: Sequence[Report]) -> Iterator[Comparison]:
     (report,) = reports
     names = {
@@ -451,8 +500,10 @@ SECTIONS: dict[str, Callable[[Sequence[Report]], Sequence[Comparison | Growth]]]
     "class_jobs": lambda reports: list(_class_jobs(reports)),
     "latency": lambda reports: list(_latency(reports)),
     "results": lambda reports: list(_results(reports)),
+    "printing": lambda reports: list(_printing(reports)),
     "lateness": lambda reports: list(_lateness(reports)),
     "quiet": lambda reports: list(_quiet(reports)),
+    "limits": lambda reports: list(_limits(reports)),
     "start": lambda reports: list(_start(reports)),
     "lists": lambda reports: list(_lists(reports)),
     "idle": lambda reports: list(_idle(reports)),

@@ -13,6 +13,7 @@ from tests.bench import (
     bench_class_jobs,
     bench_commands,
     bench_lateness,
+    bench_printing,
     bench_quiet,
     bench_results,
     bench_start,
@@ -36,6 +37,7 @@ MEASURED = [
     *bench_results.PEERS,
     *bench_lateness.PEERS,
     *bench_quiet.PEERS,
+    *bench_printing.PEERS,
     *bench_start.PEERS,
     bench_steps.PEER,
 ]
@@ -65,9 +67,7 @@ def test_the_page_describes_the_systems_before_any_figure():
 def test_the_page_has_the_usual_questions():
     text = text_of("docs/benchmarks.md")
 
-    assert [
-        f"P{number}" for number in (*range(1, 16), 19, 21, 22) if f"P{number}" not in headings(text)
-    ] == []
+    assert [f"P{number}" for number in (*range(1, 16), 19) if f"P{number}" not in headings(text)] == []
 
 
 def test_every_plot_of_the_page_can_be_read():
@@ -223,6 +223,36 @@ def test_a_quiet_queue_is_compared_where_queues_have_weights(tmp_path):
         "RQ, simple workers",
         "bgd, neither weight nor priority: one job",
     ]
+
+
+def test_jobs_that_print_are_compared_with_those_of_the_same_kind_of_process(tmp_path):
+    own = {"bgd": (100.0, 100.0), "bgd_fork": (100.0, 200.0), "bgd_reuse": (100.0, 400.0)}
+    rates = own | {"rq_forking": (50.0, 100.0), "celery_pool": (25.0, 800.0)}  # queued, run
+    both = {name: [FIGURE | {"median": rate} for rate in pair] for name, pair in rates.items()}
+    write(tmp_path, printing={"jobs": 20_000, "workers": 10, "jobs_a_second": both, "missing": {}})
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    assert rows_of(section(text, "## Won and lost"))[0][1:] == [
+        "RQ, forking workers (2, 2)",
+        "Celery, pool (0.5, 4)",
+    ]
+
+
+def test_a_limit_is_shown_as_a_share_of_what_runs_without_one(tmp_path):
+    both = {
+        name: [FIGURE | {"median": rate}] * 2 for name, rate in {"no limit": 100.0, "a key": 80.0}.items()
+    }
+    write(tmp_path, limits={"slots": 8, "jobs_a_second": both, "daemon_microseconds_a_job": both})
+
+    text = (tmp_path / "benchmarks.md").read_text()
+
+    table = rows_of(section(text, "## The cost of a limit by key"))
+    assert [[name, times] for name, _, _, times in table] == [
+        ["**bgd, no limit**", "1"],
+        ["bgd, a key", "0.8"],
+    ]
+    assert rows_of(section(text, "## Won and lost")) == []
 
 
 def test_figures_of_a_trial_are_named_as_such(tmp_path):

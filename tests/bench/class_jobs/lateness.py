@@ -7,6 +7,9 @@ RATE of them become due in each second, the first one LEAD seconds after the fir
 workers, and submits COUNT jobs to another queue, one after the other, with PAUSE seconds after each.
 
 Both print a line of JSON: how many seconds after its time each of the jobs ran.
+
+`... printing NAME AT_ONCE COUNT` queues COUNT jobs that print the time, one by one, then starts workers. It
+prints how many a second were queued, and how many ran, from when a tenth is done to when all are.
 """
 
 from __future__ import annotations
@@ -28,27 +31,33 @@ import peers
 import procrastinate
 import work
 from redis import Redis
-from rq import Queue, SimpleWorker
+from rq import Queue, SimpleWorker, Worker
 
 LOOK_EVERY = 0.005  # seconds
 TIMES, NOISE = str(Path("times").absolute()), str(Path("noise").absolute())
+PRINTING = 900.0  # seconds for all jobs that print: a fork for each takes minutes
 SIZE = struct.calcsize("d")
 MODULE = [sys.executable, "-c"]
 
 
 class Peer(Protocol):
-    """How a system is given jobs that are due later, noisy ones, and those of a quiet queue."""
+    """How a system is given one job: due later, noisy, of a quiet queue, or one that prints."""
 
     def delayed(self, at: float) -> None: ...
     def noisy(self, rest: float) -> None: ...
     def quiet(self) -> None: ...
+    def printing(self) -> None: ...
     def programs(self, at_once: int) -> list[list[str]]: ...
 
 
-class Rq:
-    """Simple workers, which look at their queues in an order; one of them has a scheduler."""
+KINDS = {"SimpleWorker": SimpleWorker, "Worker": Worker}
 
-    def __init__(self) -> None:
+
+class Rq:
+    """Workers that look at their queues in an order; one of them has a scheduler."""
+
+    def __init__(self, kind: str = "SimpleWorker") -> None:
+        self._kind = kind
         redis = Redis(unix_socket_path=peers.BROKER)
         self._queues = {name: Queue(name, connection=redis) for name in ("quiet", "default", "noisy")}
 
@@ -61,16 +70,20 @@ class Rq:
     def quiet(self) -> None:
         self._queues["quiet"].enqueue(work.late, TIMES, time.time())
 
+    def printing(self) -> None:
+        self._queues["default"].enqueue(work.tell, NOISE)
+
     def programs(self, at_once: int) -> list[list[str]]:
-        return [[*MODULE, "import lateness; lateness.Rq().work()"]] * at_once
+        return [[*MODULE, f"import lateness; lateness.Rq({self._kind!r}).work()"]] * at_once
 
     def work(self) -> None:
         queues = list(self._queues.values())
-        SimpleWorker(queues, connection=queues[0].connection).work(logging_level="ERROR", with_scheduler=True)
+        worker = KINDS[self._kind](queues, connection=queues[0].connection)
+        worker.work(logging_level="ERROR", with_scheduler=True)
 
 
 huey = peers.huey
-huey_late, huey_rest = huey.task()(work.late), huey.task()(work.rest)
+huey_late, huey_rest, huey_tell = map(huey.task(), (work.late, work.rest, work.tell))
 
 
 class Huey:
@@ -85,13 +98,16 @@ class Huey:
     def quiet(self) -> None:
         huey_late(TIMES, time.time(), priority=1)
 
+    def printing(self) -> None:
+        huey_tell(NOISE)
+
     def programs(self, at_once: int) -> list[list[str]]:
         consumer = str(Path(sys.executable).with_name("huey_consumer"))
         return [[consumer, "lateness.huey", "--workers", str(at_once), "--worker-type", "process", "--quiet"]]
 
 
 app = peers.app
-celery_late, celery_rest = app.task(work.late), app.task(work.rest)
+celery_late, celery_rest, celery_tell = map(app.task, (work.late, work.rest, work.tell))
 
 
 class Celery:
@@ -107,6 +123,9 @@ class Celery:
     def quiet(self) -> None:
         celery_late.apply_async((TIMES, time.time()), queue="quiet", ignore_result=True)
 
+    def printing(self) -> None:
+        celery_tell.apply_async((NOISE,), ignore_result=True)
+
     def programs(self, at_once: int) -> list[list[str]]:
         options = [
             f"--concurrency={at_once}",
@@ -121,6 +140,7 @@ class Celery:
 dramatiq_late = dramatiq.actor(work.late)
 dramatiq_quiet = dramatiq.actor(work.late, actor_name="quiet", queue_name="quiet")
 dramatiq_rest = dramatiq.actor(work.rest, queue_name="noisy")
+dramatiq_tell = dramatiq.actor(work.tell)
 
 
 class Dramatiq:
@@ -135,6 +155,9 @@ class Dramatiq:
     def quiet(self) -> None:
         dramatiq_quiet.send(TIMES, time.time())
 
+    def printing(self) -> None:
+        dramatiq_tell.send(NOISE)
+
     def programs(self, at_once: int) -> list[list[str]]:
         program = str(Path(sys.executable).with_name("dramatiq"))
         return [[program, "lateness", "--processes", str(at_once), "--threads", "1"]]
@@ -142,6 +165,7 @@ class Dramatiq:
 
 procrastinate_late = peers.procrastinate_app.task(name="late")(work.late)
 procrastinate_rest = peers.procrastinate_app.task(name="rest")(work.rest)
+procrastinate_tell = peers.procrastinate_app.task(name="tell")(work.tell)
 
 
 class Procrastinate:
@@ -157,6 +181,9 @@ class Procrastinate:
     def quiet(self) -> None:
         procrastinate_late.configure(queue="quiet", priority=1).defer(path=TIMES, at=time.time())
 
+    def printing(self) -> None:
+        procrastinate_tell.defer(path=NOISE)
+
     def programs(self, at_once: int) -> list[list[str]]:
         return [[*MODULE, "import lateness; lateness.Procrastinate().work()"]] * at_once
 
@@ -167,6 +194,7 @@ class Procrastinate:
 
 
 PEERS: dict[str, Callable[[], Peer]] = {
+    "rq_forking": lambda: Rq("Worker"),
     "rq_simple": Rq,
     "huey_processes": Huey,
     "celery_pool": Celery,
@@ -214,6 +242,19 @@ def quiet(peer: Peer, at_once: int, noisy: int, rest: float, count: int, pause: 
             raise RuntimeError("the noisy jobs did not last until the end")
 
 
+def printing(peer: Peer, at_once: int, count: int) -> tuple[float, float]:
+    """Return how many jobs a second were queued, and how many ran."""
+    began = time.perf_counter()
+    for _ in range(count):
+        peer.printing()
+    queued = count / (time.perf_counter() - began)
+    with Workers(peer.programs(at_once)):
+        wait_for(NOISE, count // 10, PRINTING)
+        first, began = size(NOISE), time.perf_counter()
+        wait_for(NOISE, count, PRINTING)
+        return queued, (count - first) / (time.perf_counter() - began)
+
+
 def wait_for(path: str, length: int, patience: float = peers.PATIENCE) -> None:
     end = time.monotonic() + patience
     while size(path) < length:
@@ -235,10 +276,14 @@ def main() -> None:
     with opened(name):
         if name == "procrastinate":
             peers.procrastinate_app.schema_manager.apply_schema()
+        peer = PEERS[name]()
+        if question == "printing":
+            print(json.dumps(printing(peer, int(at_once), int(count))))
+            return
         if question == "delayed":
             rate, lead = map(float, numbers)
-            delayed(PEERS[name](), int(at_once), int(count), rate, lead)
+            delayed(peer, int(at_once), int(count), rate, lead)
         else:
             rest, samples, pause = map(float, numbers)
-            quiet(PEERS[name](), int(at_once), int(count), rest, int(samples), pause)
+            quiet(peer, int(at_once), int(count), rest, int(samples), pause)
     print(json.dumps([late for (late,) in struct.iter_unpack("d", Path(TIMES).read_bytes())]))

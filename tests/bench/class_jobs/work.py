@@ -43,6 +43,12 @@ def rest(path: str, seconds: float) -> None:
     _append(path, b".")
 
 
+def tell(path: str) -> None:
+    """Print the time, and count that."""
+    print(time.time(), flush=True)
+    _append(path, b".")
+
+
 def stay(folder: str) -> None:
     """Say who runs, by a file that is named by the pid, then stay to be looked at."""
     Path(folder, str(os.getpid())).touch()
