@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from bgd.streams import open_closed_streams
+from bgd.system.streams import open_closed_streams
 
 _INTERRUPTED = 130  # as a shell reports SIGINT
 _HELP_COLUMNS = 80  # width of the help that `make man` writes; a narrower screen needs the parser

@@ -52,8 +52,8 @@ from bgd.client.session import error_in
 from bgd.core.filters import read_signal
 from bgd.core.job import VERBS
 from bgd.core.spec import JobSpec
-from bgd.formatting import number_ranges, pipeline_in_words
-from bgd.units import counted, format_size
+from bgd.text.formatting import number_ranges, pipeline_in_words
+from bgd.text.units import counted, format_size
 from bgd.wire import requests
 from bgd.wire.replies import ActResult, Pruned
 from bgd.wire.requests import MAX_KEPT

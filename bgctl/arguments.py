@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bgctl.common import WrongUsage, say
-from bgd import BgdError, Client, config
+from bgd import BgdError, Client
 from bgd.core.target import PythonTarget, parse_target
 from bgd.errors import nearest
+from bgd.settings import config
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Annotation = ast.expr | None

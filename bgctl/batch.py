@@ -42,7 +42,6 @@ from bgctl.exit_codes import FAILED, INTERRUPTED
 from bgctl.options import FILE, TYPES, job_options, whole_number, with_command_options
 from bgctl.verbs import quiet_option, verb
 from bgd import Client, Job
-from bgd.brief import quoted
 from bgd.client.batch import Taken, new_batch_of
 from bgd.client.blocking.concurrency import iterate, run
 from bgd.client.portions import Portion, SpecMaker, lines_and_jobs, new_batch
@@ -50,7 +49,8 @@ from bgd.client.programs import CannotStart
 from bgd.client.specs import Caller
 from bgd.core.spec import MAX_SLOTS, FollowUp, JobSpec
 from bgd.errors import BgdError, Refused
-from bgd.units import counted
+from bgd.text.brief import quoted
+from bgd.text.units import counted
 from bgd.wire.requests import MAX_IDS, ROUND, NewBatch
 
 if TYPE_CHECKING:

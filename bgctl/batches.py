@@ -17,10 +17,10 @@ from bgctl.submitting import JobVerb
 from bgctl.tables import USUAL_BATCHES, batch_lines, end_of_batch, local_time, more_batches
 from bgctl.verbs import before_program, verb
 from bgd import Client, State
-from bgd.brief import BATCH_COUNTS, quoted
 from bgd.client.blocking.batches import Batch
-from bgd.formatting import batch_as_json, pipeline_in_words
-from bgd.units import counted
+from bgd.text.brief import BATCH_COUNTS, quoted
+from bgd.text.formatting import batch_as_json, pipeline_in_words
+from bgd.text.units import counted
 from bgd.wire.replies import ActResult
 from bgd.wire.requests import MAX_BATCHES, Selection
 from bgd.wire.views import BatchView

@@ -5,8 +5,8 @@ This module imports next to nothing, because `bgctl list` starts with it.
 
 from __future__ import annotations
 
-from bgd.brief import GROUPS, command_line, progress_line, progress_of, run_time, short_duration
-from bgd.escape import one_line
+from bgd.text.brief import GROUPS, command_line, progress_line, progress_of, run_time, short_duration
+from bgd.text.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:

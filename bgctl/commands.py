@@ -15,7 +15,7 @@ from bgd import Client, Job, Refused
 from bgd.client.programs import CannotStart, checked_command
 from bgd.client.specs import undecodable_names
 from bgd.core.spec import DEFAULT_QUEUE, MAX_INPUT
-from bgd.units import counted
+from bgd.text.units import counted
 
 if TYPE_CHECKING:
     from bgd.client.options import JobOptions

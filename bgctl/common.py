@@ -17,7 +17,7 @@ from bgd.client.blocking.client import Client
 from bgd.client.blocking.daemon import TIMEOUT
 from bgd.client.inherited import caller_session
 from bgd.errors import BgdError, NoSuchJob, Refused
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

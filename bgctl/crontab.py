@@ -26,7 +26,7 @@ from msgspec import Struct
 from bgd.core.cron import ExpressionError
 from bgd.core.when import Kind, parse_when
 from bgd.errors import shorten
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 
 MAX_CRONTAB = 1 << 20  # characters; a larger file is something else
 MAX_LINES = 10_000

@@ -33,14 +33,15 @@ from bgctl.common import (
 from bgctl.options import FILE, NOTIFY_NAME
 from bgctl.tables import local_time
 from bgctl.verbs import verb, verb_group, verb_without_daemon
-from bgd import BgdError, Client, State, config
+from bgd import BgdError, Client, State
 from bgd.errors import ConfigError, DaemonUnreachable, NotAllowed, Refused
-from bgd.escape import one_line
-from bgd.formatting import as_json, outcome_in_words, reply_as_json
-from bgd.paths import SYSTEM_PATHS, make_private_folder, user_paths
-from bgd.settings import ANY, Key, Schema, Setting
-from bgd.units import counted, format_duration, format_size, parse_duration, parse_size
-from bgd.values import exception_rules, rule_text, secret_url, token
+from bgd.settings import config
+from bgd.settings.paths import SYSTEM_PATHS, make_private_folder, user_paths
+from bgd.settings.sources import ANY, Key, Schema, Setting
+from bgd.settings.values import exception_rules, rule_text, secret_url, token
+from bgd.text.escape import one_line
+from bgd.text.formatting import as_json, outcome_in_words, reply_as_json
+from bgd.text.units import counted, format_duration, format_size, parse_duration, parse_size
 from bgd.wire.replies import Info
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Finding, Level

@@ -66,7 +66,7 @@ def describe_end(job: Job) -> str:
     if job.state is not State.FAILED:
         reason = _reason_of_daemon(job)
         return f"{job.state} ({reason})" if reason else job.state
-    from bgd.formatting import outcome_in_words  # noqa: PLC0415 - submit does not need it
+    from bgd.text.formatting import outcome_in_words  # noqa: PLC0415 - submit does not need it
 
     words = outcome_in_words(job)
     if job.outcome not in {Outcome.EXIT, Outcome.SIGNAL} and (problem := _problem_of(job)):

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from bgctl.columns import excerpt
 from bgctl.tables import local_time
-from bgd.brief import command_line
 from bgd.core.explain import Explanation, holders_in_words, in_words
-from bgd.escape import one_line
+from bgd.text.brief import command_line
+from bgd.text.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bgctl.plain import OPERATORS
-from bgd.brief import quoted
+from bgd.text.brief import quoted
 
 _SUBMIT = "`bgctl submit PROGRAM` queues a command"
 _CANCEL = "`bgctl cancel ID` stops a job"

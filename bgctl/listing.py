@@ -41,11 +41,12 @@ from bgctl.selecting import all_matching, jobs_matching, with_filters
 from bgctl.tables import ALL_PAUSED, local_time, table_of
 from bgctl.terminal import cells_of, fitted, screen_size
 from bgctl.verbs import verb
-from bgd import Client, Job, Outcome, State, brief
-from bgd.brief import command_line, progress_line, run_time, short_duration
+from bgd import Client, Job, Outcome, State
 from bgd.core.filters import STATE_NAMES, SUSPENDED
-from bgd.escape import one_line
-from bgd.formatting import (
+from bgd.text import brief
+from bgd.text.brief import command_line, progress_line, run_time, short_duration
+from bgd.text.escape import one_line
+from bgd.text.formatting import (
     as_json,
     clock_time,
     is_slow,
@@ -55,7 +56,7 @@ from bgd.formatting import (
     state_in_words,
     why_queued,
 )
-from bgd.units import format_duration, format_size
+from bgd.text.units import format_duration, format_size
 from bgd.wire.replies import Stats
 from bgd.wire.requests import DEFAULT_LIST, MAX_EVENT, MAX_LIST
 from bgd.wire.views import EventView, GroupStats, JobUsage, JobView, ScheduleEvent

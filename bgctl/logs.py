@@ -16,7 +16,7 @@ from bgctl.output import LogPrinter
 from bgctl.showing import say_if_waiting
 from bgctl.verbs import verb
 from bgd import Client, Outcome, Refused
-from bgd.escape import begun_at_end, one_line
+from bgd.text.escape import begun_at_end, one_line
 from bgd.wire.requests import MAX_ATTEMPT, MAX_TAIL
 
 MAX_OFFSET = 2**62

@@ -13,12 +13,13 @@ import click
 from msgspec import Meta
 
 from bgctl.common import client
-from bgd import BgdError, Client, Job, NoSuchJob, State, units
+from bgd import BgdError, Client, Job, NoSuchJob, State
 from bgd.core import spec
 from bgd.core.filters import FILTERS, exact_name
 from bgd.core.spec import OPTIONS, Option, kind_of
-from bgd.escape import one_line
-from bgd.units import counted, read, reader_of
+from bgd.text import units
+from bgd.text.escape import one_line
+from bgd.text.units import counted, read, reader_of
 from bgd.wire.requests import MAX_IDS
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def _jobs_in(word: str) -> range | str:
 
 
 def _describe(job: Job) -> str:
-    from bgd.brief import command_line  # noqa: PLC0415 - most verbs do not show jobs
+    from bgd.text.brief import command_line  # noqa: PLC0415 - most verbs do not show jobs
 
     return f"{job.state}  {one_line(job.name or '') or command_line(job.view)}"[:_MAX_WIDTH]
 

@@ -30,8 +30,8 @@ from bgctl.exit_codes import describe_end, exit_code_of_job
 from bgctl.terminal import PipeOutput, TerminalEscaper, without_colors
 from bgd import Client, DaemonUnreachable, Job
 from bgd.client.inherited import caller_session
-from bgd.escape import ended_at_begin, one_line
-from bgd.formatting import iso_time, job_as_json
+from bgd.text.escape import ended_at_begin, one_line
+from bgd.text.formatting import iso_time, job_as_json
 from bgd.wire.replies import LogPart
 
 

@@ -14,8 +14,8 @@ import sys
 import time
 
 from bgctl.plain_wire import Daemon, Unusual
-from bgd.brief import GROUPS
 from bgd.client.inherited import OWN_PREFIX, caller_session, public_environment, read_umask
+from bgd.text.brief import GROUPS
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bgctl import exit_codes
 from bgctl.common import COMPLETION_VARIABLE, with_remedy
 from bgd.errors import BgdError, shorten
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 
 if TYPE_CHECKING:
     from bgctl.plain import Begun

@@ -13,8 +13,8 @@ from bgctl.tables import ALL_PAUSED, UNLIMITED, queue_lines
 from bgctl.verbs import verb, verb_group
 from bgd import Client
 from bgd.errors import nearest
-from bgd.formatting import reply_as_json
-from bgd.units import counted
+from bgd.text.formatting import reply_as_json
+from bgd.text.units import counted
 from bgd.wire.replies import Queues
 
 _AUTO = "auto"

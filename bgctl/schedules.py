@@ -57,12 +57,13 @@ from bgctl.options import (
 from bgctl.submitting import json_option, shell_option, with_end_options
 from bgctl.tables import local_time, table_of
 from bgctl.verbs import ProgramVerb, verb, verb_group
-from bgd import Client, Refused, timezones
-from bgd.brief import command_line, short_duration
+from bgd import Client, Refused
 from bgd.core.schedule_spec import Missed, Overlap, ScheduleName, ScheduleSpec
 from bgd.core.spec import JobSpec
-from bgd.formatting import as_json, iso_time
-from bgd.units import WrongValue
+from bgd.system import timezones
+from bgd.text.brief import command_line, short_duration
+from bgd.text.formatting import as_json, iso_time
+from bgd.text.units import WrongValue
 from bgd.wire.schedules import MAX_HISTORY, MAX_UPCOMING, OccurrenceView, ScheduleView
 
 _HEADINGS = ("NAME", "NEXT", "LAST", "WHEN", "COMMAND")

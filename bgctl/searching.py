@@ -18,10 +18,10 @@ from bgctl.options import whole_number
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import verb
 from bgd import Client, Refused, State
-from bgd.escape import one_line
-from bgd.formatting import iso_time
-from bgd.logfiles import LogReader
-from bgd.logsearch import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
+from bgd.logs.files import LogReader
+from bgd.logs.search import LogFile, Needle, found_lines, lines_with, logs_in, read_small_logs
+from bgd.text.escape import one_line
+from bgd.text.formatting import iso_time
 
 MAX_TEXT = 1000  # characters
 MAX_SHOWN = 500  # characters of a line on a terminal

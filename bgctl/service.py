@@ -18,9 +18,10 @@ import bgd
 from bgctl import exit_codes
 from bgctl.common import WrongUsage, global_options, print_json, replace_file, report, say
 from bgctl.verbs import verb_group, verb_without_daemon
-from bgd import Client, config
+from bgd import Client
 from bgd.errors import DaemonUnreachable, NotAllowed, Refused
-from bgd.paths import SYSTEM_PATHS
+from bgd.settings import config
+from bgd.settings.paths import SYSTEM_PATHS
 from bgd.wire.requests import ShutdownMode
 
 _MARK = "# Written by `bgctl service install`. To change it, use `systemctl edit`.\n"

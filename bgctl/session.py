@@ -18,7 +18,7 @@ from bgctl.common import async_client
 from bgctl.plain import write_all
 from bgd import AsyncClient, ProtocolError, Refused
 from bgd.client.keyboard import Keyboard
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 from bgd.wire.keyboard import KEYS, LOOK, MAX_PACKET, YOURS, size_packet
 
 

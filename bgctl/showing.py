@@ -24,12 +24,12 @@ from bgctl.tables import local_time
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
 from bgd import Client, Job, JobFailed, NoSuchJob, Outcome, State
-from bgd.brief import command_line, progress_line, progress_of, short_duration
 from bgd.core.explain import Cause, Explanation, deadlock_in_words, waiting_line
 from bgd.core.job import WAITING
-from bgd.escape import one_line
-from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
-from bgd.formatting import (
+from bgd.text.brief import command_line, progress_line, progress_of, short_duration
+from bgd.text.escape import one_line
+from bgd.text.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
+from bgd.text.formatting import (
     as_json,
     attempt_in_words,
     explanation_as_json,

@@ -9,8 +9,8 @@ import sys
 
 from bgctl.columns import aligned
 from bgctl.terminal import cells_of, fitted, screen_size
-from bgd.brief import BATCH_COUNTS, short_duration
-from bgd.escape import one_line
+from bgd.text.brief import BATCH_COUNTS, short_duration
+from bgd.text.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def queue_lines(queues: Queues, now: float) -> Iterator[str]:
     if resources:
         yield from ("", *table_of(("RESOURCE", "TOKENS", "TAKEN", "WAITING"), resources))
     if any(queue.why_waiting for queue in queues.queues):
-        from bgd.formatting import why_queued  # noqa: PLC0415 - it imports all options of jobs
+        from bgd.text.formatting import why_queued  # noqa: PLC0415 - it imports all options of jobs
 
         if waiting := [(queue.name, why) for queue in queues.queues if (why := why_queued(queue))]:
             yield from ("", *table_of(("QUEUE", "QUEUED JOBS WAIT"), waiting))

@@ -7,11 +7,11 @@ import os
 import re
 import select
 
-from bgd.escape import CONTROL, INVISIBLE, visible_symbol
+from bgd.text.escape import CONTROL, INVISIBLE, visible_symbol
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
-    from bgd.terminal import Terminal
+    from bgd.text.terminal import Terminal
 
 # ESC [ ... m sets colors and passes. Other sequences could move the cursor, hide text, set the title or make
 # the terminal send an answer.
@@ -138,7 +138,7 @@ class LineRewriter:
         self._line += piece
         body = self._line.rstrip("\r")
         if self._terminal is None and ("\r" in body or (self._redraws and _REWRITES.search(body))):
-            from bgd.terminal import Terminal  # noqa: PLC0415 - most lines are not rewritten
+            from bgd.text.terminal import Terminal  # noqa: PLC0415 - most lines are not rewritten
 
             self._terminal = Terminal()
         if self._terminal is not None:
@@ -179,7 +179,7 @@ def _replacement(match: re.Match[str]) -> str:
         return "\n"
     if found == "\r" or found.endswith("K"):
         return found  # for LineRewriter
-    from bgd.terminal import attributes_of  # noqa: PLC0415 - most output has no colors
+    from bgd.text.terminal import attributes_of  # noqa: PLC0415 - most output has no colors
 
     if len(found) > 1 and all(code != _HIDDEN for code, _ in attributes_of(found[2:-1])):
         return found  # a color

@@ -29,11 +29,11 @@ from bgctl.options import DURATION, UNFINISHED, chosen_ids
 from bgctl.selecting import Selection, with_selection
 from bgctl.verbs import quiet_option, verb
 from bgd import Client, Job
-from bgd.brief import progress_line
 from bgd.errors import Refused
-from bgd.escape import one_line
-from bgd.formatting import as_json, job_as_json, number_ranges
-from bgd.units import counted
+from bgd.text.brief import progress_line
+from bgd.text.escape import one_line
+from bgd.text.formatting import as_json, job_as_json, number_ranges
+from bgd.text.units import counted
 from bgd.wire.replies import LogPart
 from bgd.wire.requests import MAX_PROGRESS_MESSAGE
 from bgd.wire.views import JobProgress, Progress
@@ -324,7 +324,7 @@ def _pieces(line: str) -> Iterator[str]:
 
 def _printed(text: str) -> str:
     """Return a text without sequences for the terminal."""
-    from bgd.logsearch import CONTROL  # noqa: PLC0415 - few waits need it
+    from bgd.logs.search import CONTROL  # noqa: PLC0415 - few waits need it
 
     return re.sub(CONTROL.decode(), "", text)
 

@@ -32,9 +32,9 @@ from bgctl.selecting import with_filters
 from bgctl.terminal import fitted, screen_size, takes_more
 from bgctl.verbs import verb
 from bgd import BgdError, Client, Job, State
-from bgd.escape import one_line
-from bgd.formatting import job_as_json, usage_line
-from bgd.units import counted
+from bgd.text.escape import one_line
+from bgd.text.formatting import job_as_json, usage_line
+from bgd.text.units import counted
 from bgd.wire.replies import JobUsages
 from bgd.wire.views import JobUsage
 

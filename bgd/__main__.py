@@ -18,17 +18,17 @@ import msgspec
 import uvloop
 
 import bgd
-from bgd import config as configuration
 from bgd.daemon.backups import recover
 from bgd.daemon.doctor import check_python, findings_as_json
 from bgd.daemon.folder import PRIVATE
 from bgd.daemon.serving import StartupContext, serve
 from bgd.daemon.storage.database import DECODE_ERRORS, StoreBroken
 from bgd.errors import BgdError, ConfigError, leaf_errors
-from bgd.escape import one_line
-from bgd.startup import DAEMON_LIMITS, LogHandler, check_limits
-from bgd.streams import open_closed_streams, use_utf_8
-from bgd.systemd import ServiceManager, take_sockets
+from bgd.settings import config as configuration
+from bgd.settings.startup import DAEMON_LIMITS, LogHandler, check_limits
+from bgd.system.streams import open_closed_streams, use_utf_8
+from bgd.system.systemd import ServiceManager, take_sockets
+from bgd.text.escape import one_line
 
 EX_IOERR = 74  # sysexits.h
 EX_CONFIG = 78

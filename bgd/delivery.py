@@ -38,15 +38,15 @@ import msgspec
 from msgspec import Struct
 
 import bgd
-from bgd import config as configuration
-from bgd.config import NotifyTarget
 from bgd.core.notifications import NEVER, Message, NotifyEvent
 from bgd.errors import BgdError, ConfigError, nearest
-from bgd.escape import one_line
-from bgd.facts import Instant, facts_of_message
-from bgd.formatting import outcome_in_words
-from bgd.logfiles import last_lines
-from bgd.streams import open_closed_streams, use_utf_8
+from bgd.logs.files import last_lines
+from bgd.settings import config as configuration
+from bgd.settings.config import NotifyTarget
+from bgd.system.streams import open_closed_streams, use_utf_8
+from bgd.text.escape import one_line
+from bgd.text.facts import Instant, facts_of_message
+from bgd.text.formatting import outcome_in_words
 
 EX_CONFIG = 78  # sysexits.h: as long as the configuration cannot be read
 CANNOT_RUN, NOT_FOUND = 126, 127  # as a shell says it
@@ -288,7 +288,7 @@ def ping(notification: Notification, name: str, url: str) -> None:
     Raises:
         NotDelivered: the server did not take it. The message does not quote the address, which is a secret.
     """
-    request = Request(  # noqa: S310 - bgd.values.secret_url allows only https, and http to this machine
+    request = Request(  # noqa: S310 - bgd.settings.values.secret_url allows only https, and http to this machine
         ping_url(notification, url),
         _ping_text(notification),
         {"User-Agent": f"bgd/{bgd.__version__}", "Content-Type": "text/plain; charset=utf-8"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from bgd.escape import one_line, visible
+from bgd.text.escape import one_line, visible
 
 MAX_MESSAGE = 2000  # characters; the end is kept because it says what to do
 

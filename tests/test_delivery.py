@@ -26,11 +26,11 @@ from hypothesis import given
 from hypothesis.strategies import characters, text
 
 from bgd import delivery
-from bgd.config import NotifyTarget
 from bgd.core.notifications import NEVER, Message
 from bgd.delivery import MAX_PING, NotDelivered, Notification, as_text, headline, ping
-from bgd.escape import one_line
-from bgd.logfiles import MAX_LINE, last_lines
+from bgd.logs.files import MAX_LINE, last_lines
+from bgd.settings.config import NotifyTarget
+from bgd.text.escape import one_line
 from tests.docs.pages import first_cells, page
 from tests.support import DEADLINE, ROOT
 

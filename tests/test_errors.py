@@ -9,8 +9,8 @@ import traceback
 import pytest
 
 from bgctl.program import run
-from bgd.config import load
 from bgd.errors import MAX_MESSAGE, BgdError, ConfigError, JobFailed, nearest, shorten
+from bgd.settings.config import load
 
 LONG = "x" * 100_000
 CUT = "x" * 80 + "…"

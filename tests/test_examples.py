@@ -18,8 +18,8 @@ from typing import IO
 
 import pytest
 
-from bgd.config import load
 from bgd.core.target import is_allowed, parse_target
+from bgd.settings.config import load
 from tests.support import DEADLINE, ROOT, Home
 
 EXAMPLES = ROOT / "examples"

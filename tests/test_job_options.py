@@ -76,10 +76,10 @@ def test_every_option_is_a_keyword_of_the_client(name):
 @pytest.mark.parametrize("name", [name for name in VIEWED if name not in NOT_SHOWN])
 def test_every_option_is_shown_to_people(name):
     option = OPTIONS[name]
-    text = "".join((ROOT / file).read_text() for file in ("bgd/facts.py", "bgd/formatting.py"))
+    text = "".join((ROOT / file).read_text() for file in ("bgd/text/facts.py", "bgd/text/formatting.py"))
 
     assert option.limit or option.label or re.search(rf"\b(job|view)\.{name}\b", text), (
-        f"give the Option of {name} a `label`, or show it in bgd/facts.py"
+        f"give the Option of {name} a `label`, or show it in bgd/text/facts.py"
     )
 
 

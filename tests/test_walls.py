@@ -22,7 +22,9 @@ STANDARD = " ".join(sys.stdlib_module_names)
 PURE = (
     "__future__ collections dataclasses enum functools heapq itertools json keyword math operator re typing"
 )
-CONFIGURATION = "bgd.config bgd.paths bgd.settings bgd.units bgd.values"
+CONFIGURATION = (
+    "bgd.settings.config bgd.settings.paths bgd.settings.sources bgd.settings.values bgd.text.units"
+)
 VERSION = "bgd bgd.__version__"
 
 WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py"))
@@ -31,39 +33,43 @@ WORKER_MODULES = sorted(path.stem for path in (ROOT / "bgd/worker").glob("*.py")
 # If a module is in several rooms, the innermost counts.
 ROOMS = {
     "bgd/core": f"{PURE} msgspec bgd.core",
-    "bgd/core/schedule_spec.py": f"{PURE} msgspec bgd.core bgd.units",
-    "bgd/core/spec.py": f"{PURE} msgspec bgd.units",  # how people write the values of options
+    "bgd/core/schedule_spec.py": f"{PURE} msgspec bgd.core bgd.text.units",
+    "bgd/core/spec.py": f"{PURE} msgspec bgd.text.units",  # how people write the values of options
     # datetime for dates and zones that they are given; nothing asks it for the time
     "bgd/core/batches.py": f"{PURE} bisect msgspec bgd.core",
     "bgd/core/pattern.py": f"{PURE} bisect calendar datetime msgspec",
     "bgd/core/cron.py": f"{PURE} hashlib msgspec bgd.core",
-    "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.units",
-    "bgd/core/filters.py": f"{PURE} signal.NSIG signal.Signals msgspec bgd.core bgd.errors.nearest bgd.units",
-    "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.units",
+    "bgd/core/when.py": f"{PURE} datetime oncalendar msgspec bgd.core bgd.text.units",
+    "bgd/core/filters.py": f"{PURE} signal.NSIG signal.Signals msgspec bgd.core bgd.errors.nearest"
+    " bgd.text.units",
+    "bgd/core/describe.py": f"{PURE} msgspec bgd.core bgd.text.units",
     "bgd/core/occurrences.py": f"{PURE} bisect datetime msgspec bgd.core",
     "bgd/core/schedules.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/core/notifications.py": f"{PURE} datetime msgspec bgd.core",
     "bgd/wire": f"{PURE} msgspec bgd.core bgd.errors bgd.wire",
     "bgd/wire/schedules.py": f"{PURE} hashlib msgspec bgd.core bgd.wire",
     "bgd/wire/http.py": f"{PURE} http.HTTPStatus h11 msgspec bgd.errors",
-    "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.daemon bgd.errors bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles"
-    " bgd.logsearch bgd.startup bgd.terminal bgd.timezones bgd.wire",
+    "bgd/daemon/web": f"{STANDARD} {VERSION} jinja2 markupsafe msgspec {CONFIGURATION} bgd.system.clock"
+    " bgd.core"
+    " bgd.daemon bgd.errors bgd.text.escape bgd.text.facts bgd.text.brief bgd.text.formatting bgd.logs.files"
+    " bgd.logs.search bgd.settings.startup bgd.text.terminal bgd.system.timezones bgd.wire",
     "bgd/daemon/web/metrics.py": f"{STANDARD} prometheus_client {VERSION} bgd.core bgd.daemon",
     # a message is for people, as pages are
     "bgd/daemon/storage/notifications.py": f"{STANDARD} msgspec bgd.core bgd.daemon bgd.wire"
-    " bgd.brief bgd.formatting.command_line",
+    " bgd.text.brief bgd.text.formatting.command_line",
     # a job that follows another is told in words why that one failed
     "bgd/daemon/followups.py": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.daemon bgd.errors"
-    " bgd.brief bgd.formatting.outcome_in_words bgd.wire.views.JobView",
-    "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core"
-    " bgd.timezones bgd.daemon bgd.errors bgd.escape bgd.frames bgd.logfiles bgd.mounts"
-    " bgd.brief.BATCH_COUNTS bgd.startup bgd.systemd bgd.wire"
+    " bgd.text.brief bgd.text.formatting.outcome_in_words bgd.wire.views.JobView",
+    "bgd/daemon": f"{STANDARD} aiosqlite msgspec uvloop {VERSION} {CONFIGURATION} bgd.system.clock bgd.core"
+    " bgd.system.timezones bgd.daemon bgd.errors bgd.text.escape bgd.system.frames bgd.logs.files"
+    " bgd.system.mounts"
+    " bgd.text.brief.BATCH_COUNTS bgd.settings.startup bgd.system.systemd bgd.wire"
     " bgd.launcher.journal.read bgd.worker.WORKER",
-    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.clock bgd.core.job bgd.core.spec"
+    "bgd/launcher": f"{STANDARD} msgspec {VERSION} bgd.system.clock bgd.core.job bgd.core.spec"
     " bgd.core.explain.Cause bgd.core.explain.Reason"
-    " bgd.errors bgd.frames bgd.launcher bgd.mounts bgd.paths bgd.startup bgd.streams"
-    " bgd.systemd bgd.units bgd.wire bgd.worker.NODE",
+    " bgd.errors bgd.system.frames bgd.launcher bgd.system.mounts bgd.settings.paths bgd.settings.startup"
+    " bgd.system.streams"
+    " bgd.system.systemd bgd.text.units bgd.wire bgd.worker.NODE",
     # it runs in interpreters that have nothing else, where its package has another name
     "bgd/worker": f"{STANDARD} bgd_worker bgd.worker {' '.join(f'.{name}' for name in WORKER_MODULES)}",
     "bgd/worker/stopping.py": f"{STANDARD} bgd_job",  # raises what a job may catch
@@ -83,70 +89,76 @@ ROOMS = {
     "bgd/testing": f"{STANDARD} msgspec {CONFIGURATION} bgd.client bgd.core bgd.daemon.access bgd.errors"
     " bgd.jobfunction bgd.testing bgd.wire bgd.worker bgd_job",
     "bgd/testing/pytest.py": f"{STANDARD} pytest bgd.testing",
-    "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.clock bgd.core bgd.daemon"
-    " bgd.client bgd.errors bgd.escape bgd.startup bgd.streams bgd.systemd",
+    "bgd/__main__.py": f"{STANDARD} msgspec uvloop {VERSION} {CONFIGURATION} bgd.system.clock bgd.core"
+    " bgd.daemon"
+    " bgd.client bgd.errors bgd.text.escape bgd.settings.startup bgd.system.streams bgd.system.systemd",
     "bgd/delivery.py": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.core.notifications bgd.errors"
-    " bgd.escape bgd.facts bgd.brief bgd.formatting bgd.logfiles bgd.streams",
-    "bgd/errors.py": f"{PURE} difflib bgd.escape",
-    "bgd/streams.py": STANDARD,
-    "bgd/logfiles.py": f"{STANDARD} msgspec bgd.escape bgd.terminal bgd.wire.launching.log_name",
-    "bgd/logsearch.py": f"{STANDARD} msgspec bgd.escape bgd.logfiles bgd.terminal",
-    "bgd/mounts.py": f"{STANDARD} bgd.wire.launching.Launch",
-    "bgd/systemd.py": STANDARD,
-    "bgd/startup.py": f"{STANDARD} msgspec bgd.clock bgd.errors bgd.paths.AUTOSTART_LOG bgd.units",
-    "bgd/clock.py": f"{STANDARD} bgd.core.job",
-    "bgd/frames.py": f"{STANDARD} bgd.wire.framing",
-    "bgd/escape.py": STANDARD,
-    "bgd/brief.py": f"{STANDARD} bgd.core.spec.JobSpec bgd.escape bgd.wire.views",
-    "bgd/terminal.py": f"{STANDARD} bgd.escape",
-    "bgd/facts.py": f"{STANDARD} msgspec bgd.core.notifications bgd.brief bgd.formatting bgd.units"
-    " bgd.wire.views",
-    "bgd/formatting.py": f"{STANDARD} msgspec bgd.brief bgd.core.explain bgd.core.job.Outcome"
-    " bgd.core.job.State bgd.core.job.WAITING bgd.core.spec bgd.escape"
-    " bgd.units bgd.wire.views",
-    **dict.fromkeys(
-        [f"bgd/{name}.py" for name in ("config", "paths", "settings", "units", "values")],
-        f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.timezones"
-        " bgd.wire.requests.ShutdownMode",
-    ),
-    "bgd/timezones.py": STANDARD,
+    " bgd.text.escape bgd.text.facts bgd.text.brief bgd.text.formatting bgd.logs.files bgd.system.streams",
+    "bgd/errors.py": f"{PURE} difflib bgd.text.escape",
+    "bgd/system/streams.py": STANDARD,
+    "bgd/logs/files.py": f"{STANDARD} msgspec bgd.text.escape bgd.text.terminal bgd.wire.launching.log_name",
+    "bgd/logs/search.py": f"{STANDARD} msgspec bgd.text.escape bgd.logs.files bgd.text.terminal",
+    "bgd/system/mounts.py": f"{STANDARD} bgd.wire.launching.Launch",
+    "bgd/system/systemd.py": STANDARD,
+    "bgd/settings/startup.py": f"{STANDARD} msgspec bgd.system.clock bgd.errors"
+    " bgd.settings.paths.AUTOSTART_LOG bgd.text.units",
+    "bgd/system/clock.py": f"{STANDARD} bgd.core.job",
+    "bgd/system/frames.py": f"{STANDARD} bgd.wire.framing",
+    "bgd/text/escape.py": STANDARD,
+    "bgd/text/brief.py": f"{STANDARD} bgd.core.spec.JobSpec bgd.text.escape bgd.wire.views",
+    "bgd/text/terminal.py": f"{STANDARD} bgd.text.escape",
+    "bgd/text/facts.py": f"{STANDARD} msgspec bgd.core.notifications bgd.text.brief bgd.text.formatting"
+    " bgd.text.units bgd.wire.views",
+    "bgd/text/formatting.py": f"{STANDARD} msgspec bgd.text.brief bgd.core.explain bgd.core.job.Outcome"
+    " bgd.core.job.State bgd.core.job.WAITING bgd.core.spec bgd.text.escape"
+    " bgd.text.units bgd.wire.views",
+    "bgd/text/units.py": f"{STANDARD} msgspec bgd.errors",
+    "bgd/settings": f"{STANDARD} msgspec {CONFIGURATION} bgd.core bgd.errors bgd.system.timezones"
+    " bgd.wire.requests.ShutdownMode",
+    **dict.fromkeys(("bgd/logs", "bgd/system", "bgd/text"), ""),  # each module is its own room
+    "bgd/system/timezones.py": STANDARD,
     "bgd/client": f"{STANDARD} msgspec {VERSION} {CONFIGURATION} bgd.client bgd.core bgd.errors"
-    " bgd.brief.BATCH_COUNTS bgd.escape bgd.terminal bgd.wire"
+    " bgd.text.brief.BATCH_COUNTS bgd.text.escape bgd.text.terminal bgd.wire"
     " typing_extensions.TypeVar",  # for types only: type checkers bring it along
     "bgd/client/mapping.py": f"{STANDARD} msgspec bgd.client bgd.core bgd.errors bgd.jobfunction bgd.wire",
     "bgd/client/bar.py": f"{STANDARD} rich bgd.core",
-    "bgctl/plain.py": f"{STANDARD} msgspec bgctl bgd.brief.GROUPS bgd.client.inherited"
+    "bgctl/plain.py": f"{STANDARD} msgspec bgctl bgd.text.brief.GROUPS bgd.client.inherited"
     " bgd.core.explain.Explanation bgd.core.explain.Reason",
     "bgctl/plain_wire.py": f"{STANDARD} {VERSION} bgd.client.inherited",
-    "bgctl/explaining.py": f"{STANDARD} bgctl bgd.brief.command_line bgd.core.explain bgd.escape"
+    "bgctl/explaining.py": f"{STANDARD} bgctl bgd.text.brief.command_line bgd.core.explain bgd.text.escape"
     " bgd.wire.views.JobView",
-    "bgctl/columns.py": f"{STANDARD} bgd.brief bgd.escape bgd.wire.views.JobView",
+    "bgctl/columns.py": f"{STANDARD} bgd.text.brief bgd.text.escape bgd.wire.views.JobView",
     "bgctl/schedules.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.client.programs"
-    " bgd.core.schedule_spec bgd.core.spec bgd.brief bgd.formatting bgd.timezones bgd.units"
+    " bgd.core.schedule_spec bgd.core.spec bgd.text.brief bgd.text.formatting bgd.system.timezones"
+    " bgd.text.units"
     " bgd.wire.schedules",
-    "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.escape",
-    "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.errors bgd.Client bgd.config"
+    "bgctl/crontab.py": f"{STANDARD} msgspec bgd.core.cron bgd.core.when bgd.errors bgd.text.escape",
+    "bgctl/arguments.py": f"{STANDARD} msgspec bgctl.common bgd.BgdError bgd.errors bgd.Client"
+    " bgd.settings.config"
     " bgd.core.target",
     # the one module that imports the SDK of the Model Context Protocol, where that is installed
     "bgctl/agents/mcp.py": f"{STANDARD} {VERSION} anyio mcp msgspec bgctl bgd.client bgd.errors",
     "bgctl/agents/tools.py": f"{STANDARD} anyio msgspec bgctl bgd.AsyncClient bgd.BgdError bgd.NoSuchJob"
-    " bgd.Refused bgd.brief bgd.client.programs bgd.core.filters bgd.core.retry.exit_code_of bgd.errors"
-    " bgd.escape bgd.formatting bgd.terminal bgd.units bgd.wire.replies bgd.wire.views",
-    "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.escape bgd.brief"
-    " bgd.formatting bgd.logsearch bgd.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
+    " bgd.Refused bgd.text.brief bgd.client.programs bgd.core.filters bgd.core.retry.exit_code_of bgd.errors"
+    " bgd.text.escape bgd.text.formatting bgd.text.terminal bgd.text.units bgd.wire.replies bgd.wire.views",
+    "bgctl/waiting.py": f"{STANDARD} click rich bgctl bgd.Client bgd.Job bgd.errors bgd.text.escape"
+    " bgd.text.brief"
+    " bgd.text.formatting bgd.logs.search bgd.text.units bgd.wire.replies bgd.wire.requests bgd.wire.views",
     # it reads logs itself, so that the daemon serves others meanwhile
     "bgctl/searching.py": f"{STANDARD} click msgspec bgctl bgd.Client bgd.Refused bgd.State"
-    " bgd.escape bgd.brief bgd.formatting bgd.logfiles bgd.logsearch",
+    " bgd.text.escape bgd.text.brief bgd.text.formatting bgd.logs.files bgd.logs.search",
     "bgctl/showing.py": f"{STANDARD} click bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
-    " bgd.core.explain bgd.core.job.WAITING bgd.escape bgd.facts bgd.brief bgd.formatting bgd.wire.views",
+    " bgd.core.explain bgd.core.job.WAITING bgd.text.escape bgd.text.facts bgd.text.brief"
+    " bgd.text.formatting bgd.wire.views",
     # it types past the daemon, into the terminal itself
     "bgctl/session.py": f"{STANDARD} bgctl bgd.AsyncClient bgd.ProtocolError bgd.Refused"
-    " bgd.client.keyboard bgd.escape bgd.wire.keyboard",
-    "bgctl/terminal.py": f"{STANDARD} bgd.escape bgd.terminal",
+    " bgd.client.keyboard bgd.text.escape bgd.wire.keyboard",
+    "bgctl/terminal.py": f"{STANDARD} bgd.text.escape bgd.text.terminal",
     "bgctl": f"{STANDARD} click msgspec rich bgctl {' '.join(f'bgd.{name}' for name in bgd.__all__)}"
     f" {VERSION} {CONFIGURATION} bgd.client bgd.core.filters bgd.core.retry.exit_code_of bgd.core.spec"
-    " bgd.core.job.CANCELLED_BEFORE_START bgd.core.job.VERBS bgd.errors bgd.escape bgd.brief bgd.formatting"
-    " bgd.streams bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
+    " bgd.core.job.CANCELLED_BEFORE_START bgd.core.job.VERBS bgd.errors bgd.text.escape bgd.text.brief"
+    " bgd.text.formatting"
+    " bgd.system.streams bgd.wire.replies bgd.wire.requests bgd.wire.views bgd.wire.launching.NotStarted",
 }
 
 TASK_GROUPS = {"group", "tasks", "_group", "_tasks"}  # the names of variables that hold one

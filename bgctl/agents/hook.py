@@ -12,7 +12,7 @@ import sys
 from bgctl.plain import write_all
 from bgctl.plain_wire import Daemon, Unusual
 from bgd.client.inherited import SESSION
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def _cut(text: str, most: int) -> str:
 
 def _lines_about_unfinished(daemon: Client, session: str) -> list[str]:
     from bgctl.options import UNFINISHED  # noqa: PLC0415 - only at the start of a session
-    from bgd.brief import command_line  # noqa: PLC0415 - likewise
     from bgd.core.filters import words_for  # noqa: PLC0415 - likewise
+    from bgd.text.brief import command_line  # noqa: PLC0415 - likewise
 
     [word] = words_for("session", [session])
     jobs = daemon.jobs(states=UNFINISHED, words=word.text, limit=_MOST_JOBS)

@@ -21,11 +21,11 @@ from bgctl.exit_codes import TRY_LATER
 from bgctl.options import DURATION
 from bgctl.verbs import verb_without_daemon
 from bgd import State
-from bgd.brief import short_duration
 from bgd.client.connection import client_sockets
 from bgd.client.inherited import caller_session
 from bgd.errors import DaemonUnreachable
-from bgd.formatting import as_json, outcome_in_words
+from bgd.text.brief import short_duration
+from bgd.text.formatting import as_json, outcome_in_words
 from bgd.wire.views import JobEnd
 
 

@@ -30,8 +30,8 @@ from bgctl.common import answer, is_confirmed, may_ask, replace_file, report, sa
 from bgctl.options import YES, with_options
 from bgctl.verbs import verb_group, verb_without_daemon
 from bgd.errors import Refused
-from bgd.escape import visible
-from bgd.paths import home_folder
+from bgd.settings.paths import home_folder
+from bgd.text.escape import visible
 
 _CLIENTS = ("claude", "codex")
 

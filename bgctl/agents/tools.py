@@ -19,15 +19,15 @@ from bgctl.options import FINISHED
 from bgctl.showing import explanation_lines
 from bgctl.waiting import LineReader, compiled, matching
 from bgd import AsyncClient, BgdError, NoSuchJob, Refused
-from bgd.brief import command_line, run_time
 from bgd.client.programs import CannotStart
 from bgd.core.filters import words_for
 from bgd.core.retry import exit_code_of
 from bgd.errors import shorten
-from bgd.escape import begun_at_end, one_line
-from bgd.formatting import pipeline_in_words, reason_in_words
-from bgd.terminal import plain_lines
-from bgd.units import counted
+from bgd.text.brief import command_line, run_time
+from bgd.text.escape import begun_at_end, one_line
+from bgd.text.formatting import pipeline_in_words, reason_in_words
+from bgd.text.terminal import plain_lines
+from bgd.text.units import counted
 from bgd.wire.replies import ActResult
 from bgd.wire.views import JobView
 

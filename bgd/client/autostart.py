@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import bgd.config
+import bgd.settings.config
 from bgd.client.blocking import concurrency
 from bgd.client.connection import ClientSocket, Connection
 from bgd.client.inherited import public_environment
 from bgd.errors import DaemonUnreachable
-from bgd.paths import AUTOSTART_LOG, lock_error, make_private_folder, obstacle_at
+from bgd.settings.paths import AUTOSTART_LOG, lock_error, make_private_folder, obstacle_at
 
 LOCK_NAME = "autostart.lock"
 _MAX_STATUS = 4096  # bytes that a daemon writes to the pipe: PIPE_BUF, so they arrive in one piece
@@ -39,7 +39,7 @@ def start_daemon(config: str | None, own: ClientSocket, deadline: float) -> tupl
         DaemonUnreachable: the daemon does not start. The message says why.
         ConfigError: the configuration cannot be used, or its state_dir, which is then left as it is.
     """
-    state_dir = Path(bgd.config.load(config).daemon.state_dir)
+    state_dir = Path(bgd.settings.config.load(config).daemon.state_dir)
     is_up = partial(_answers, own, deadline)
     try:
         make_private_folder(state_dir)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from bgd.client.session import UNNUMBERED, Broken, HungUp, NotSent, Session, framed
 from bgd.errors import BgdError, ConfigError, DaemonUnreachable, NotAllowed, ProtocolError
-from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
+from bgd.settings.paths import SYSTEM_PATHS, DaemonPaths, check_socket, user_paths
 from bgd.wire.replies import End, Failed, KeyboardOpened, Reply
 from bgd.wire.requests import Forget, Request
 
@@ -455,7 +455,7 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
     """Return the socket of the daemon with this configuration file. None: the usual file, if there is one.
 
     Raises:
-        ConfigError: as from `bgd.config.load`.
+        ConfigError: as from `bgd.settings.config.load`.
     """
     is_configured = (
         config or any(name.startswith("BGD_") for name in environ) or os.path.lexists(usual.config)
@@ -463,7 +463,7 @@ def _configured_socket(config: str | None, usual: DaemonPaths, environ: Mapping[
     if not is_configured:
         check_socket(usual.socket, "set [daemon] socket to a shorter path")
         return usual.socket
-    from bgd.config import load  # noqa: PLC0415 - most users have no configuration, and bgctl starts often
+    from bgd.settings.config import load  # noqa: PLC0415 - most users have no configuration, and bgctl starts often
 
     try:
         return load(config, system=usual is SYSTEM_PATHS, environ=environ).daemon.socket

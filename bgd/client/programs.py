@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bgd.client.specs import Caller, changes_of, command_spec
 from bgd.core.spec import FOLLOW_UPS, LOCAL, JobSpec, is_target
 from bgd.errors import Refused
-from bgd.paths import find_program
+from bgd.settings.paths import find_program
 from bgd.wire.requests import Changes
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from bgd.client.specs import Caller, check_names, checked, class_spec, command_s
 from bgd.core.schedule_spec import MAX_SCHEDULES, PassedVariables, ScheduleName, ScheduleSpec
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS, Duration, JobSpec, Timeout
 from bgd.errors import Refused
-from bgd.paths import find_program
-from bgd.units import WrongValue, read
+from bgd.settings.paths import find_program
+from bgd.text.units import WrongValue, read
 from bgd.wire.framing import MAX_FRAME
 from bgd.wire.messages import encode
 from bgd.wire.schedules import ScheduleView, SetSchedules, digest_of

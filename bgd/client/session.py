@@ -327,7 +327,7 @@ def _how_it_failed(view: JobView) -> str:
 
 def tail_of(data: bytes, *, is_all: bool) -> str:
     """Return the last lines at the end of some output, or of all of it, as they can be shown anywhere."""
-    from bgd.terminal import plain_lines  # noqa: PLC0415 - most programs read no inbox
+    from bgd.text.terminal import plain_lines  # noqa: PLC0415 - most programs read no inbox
 
     lines = plain_lines(data)
     if not is_all and len(lines) > 1:

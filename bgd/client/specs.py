@@ -26,8 +26,8 @@ from bgd.core.spec import (
     kind_of,
 )
 from bgd.errors import Refused, nearest
-from bgd.escape import as_utf8, is_text, one_line
-from bgd.units import WrongValue, notation_of, problem_with_field, without_notation
+from bgd.text.escape import as_utf8, is_text, one_line
+from bgd.text.units import WrongValue, notation_of, problem_with_field, without_notation
 from bgd.wire.requests import Changes
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from itertools import groupby, product
 
 from bgd.core.pattern import Pattern
 from bgd.core.when import When
-from bgd.units import format_duration
+from bgd.text.units import format_duration
 
 _MANY = 6  # times of a day, or days: more are not listed one by one
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")

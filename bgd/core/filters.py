@@ -20,7 +20,7 @@ from bgd.core.spec import (
     QueueName,
 )
 from bgd.errors import nearest
-from bgd.units import parse_past_time, reader_of
+from bgd.text.units import parse_past_time, reader_of
 
 MAX_WORDS = 20  # of a filter
 MAX_STARS = 4  # in a pattern for names: SQLite takes the power of their number

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bgd.core.spec import MAX_ENV, Duration, JobSpec, Name, QueueName, Timeout
-from bgd.units import Notation
+from bgd.text.units import Notation
 
 MAX_SCHEDULES = 10_000
 MAX_EXCEPTIONS = 400  # excluded days of one schedule

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from msgspec import Meta, Struct
 
-from bgd.units import DURATION, INSTANT, SIZE, Notation, parse_duration
+from bgd.text.units import DURATION, INSTANT, SIZE, Notation, parse_duration
 
 # --- limits on what a stranger may send ------------------------------------------------------------
 

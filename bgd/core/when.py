@@ -15,7 +15,7 @@ from bgd.core.cron import REBOOT, ExpressionError, parse_cron, share
 from bgd.core.pattern import LAST_YEAR, Pattern
 from bgd.core.schedule_spec import MAX_EXCEPTIONS, MAX_WHEN
 from bgd.core.spec import MAX_DURATION
-from bgd.units import format_duration, parse_duration
+from bgd.text.units import format_duration, parse_duration
 
 _FIRST_YEAR = 1970  # of oncalendar and of the clock
 _LEAP_YEAR = 2000  # has every date that any year has

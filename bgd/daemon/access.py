@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable
 from functools import lru_cache
 
-from bgd.config import Config, no_target
 from bgd.core.conditions import expires_first
 from bgd.core.job import Conditions, Now
 from bgd.core.spec import MAX_ALL_WAITS, NOTIFICATION_QUEUE, JobSpec
@@ -27,8 +26,9 @@ from bgd.core.target import (
 )
 from bgd.daemon.storage.records import UNREADABLE
 from bgd.errors import Full, NotAllowed, Refused, nearest
-from bgd.mounts import own_mounts
-from bgd.values import ANY_COMMAND
+from bgd.settings.config import Config, no_target
+from bgd.settings.values import ANY_COMMAND
+from bgd.system.mounts import own_mounts
 from bgd.wire.class_jobs import problem_with_arguments, with_results
 
 logger = logging.getLogger(__name__)

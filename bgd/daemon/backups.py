@@ -15,9 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bgd import clock
-from bgd.clock import now
-from bgd.config import Config
 from bgd.daemon import folder
 from bgd.daemon.foreign import PATIENCE, ForeignFolders, NoAnswer
 from bgd.daemon.launching import journal_positions
@@ -36,8 +33,11 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.threads import run_to_completion
 from bgd.errors import Full, Refused
-from bgd.paths import obstacle_at
-from bgd.units import counted, format_duration, format_size
+from bgd.settings.config import Config
+from bgd.settings.paths import obstacle_at
+from bgd.system import clock
+from bgd.system.clock import now
+from bgd.text.units import counted, format_duration, format_size
 
 logger = logging.getLogger(__name__)
 

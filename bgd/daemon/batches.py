@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
-from bgd.clock import now
 from bgd.core.batches import Batch, BatchEvent, BatchId
 from bgd.core.job import JobId, State
 from bgd.core.spec import JobCause, JobSpec
@@ -16,7 +15,8 @@ from bgd.daemon.storage.records import Submission
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Full, NoSuchJob, NotAllowed, Refused
-from bgd.units import counted
+from bgd.system.clock import now
+from bgd.text.units import counted
 from bgd.wire.requests import CloseBatch, GetBatches, NewBatch
 from bgd.wire.views import BatchView
 

@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from bgd import __version__
-from bgd.config import ExecutorConfig
 from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_options, slurm_variables
 from bgd.errors import ConfigError
-from bgd.paths import make_cluster_folder
+from bgd.settings.config import ExecutorConfig
+from bgd.settings.paths import make_cluster_folder
 from bgd.wire.slurm import is_incurable, message_in
 from bgd.wire.views import Finding, Level
 

@@ -10,8 +10,6 @@ from operator import attrgetter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.clock import now
-from bgd.config import Config
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import ACTIVE, Decision, Job, JobId, NextStep, Outcome, RetryPolicy, State
 from bgd.core.limits import NO_TOKENS, Tokens
@@ -25,6 +23,8 @@ from bgd.daemon.launching import LauncherLink, LauncherSnapshot
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, StoredSpec
 from bgd.daemon.streams import Subscriptions
 from bgd.errors import Refused
+from bgd.settings.config import Config
+from bgd.system.clock import now
 from bgd.wire import class_jobs, launching
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, NotStarted, ToLauncher, WatchLog
 from bgd.wire.limits import NO_LIMITS, problem_with_limits

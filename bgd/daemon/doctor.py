@@ -19,8 +19,6 @@ import msgspec
 from msgspec.structs import replace
 
 import bgd
-from bgd import clock
-from bgd.config import Config, HttpConfig
 from bgd.daemon.backups import Backups, backups_in, open_to_others, some_of
 from bgd.daemon.cluster_doctor import check_cluster, note, ok, problem, warning
 from bgd.daemon.foreign import ForeignFolders, NoAnswer
@@ -32,11 +30,13 @@ from bgd.daemon.storage import recovery
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.schema import VERSION, copy_name
 from bgd.errors import BgdError, ConfigError
-from bgd.escape import as_utf8
-from bgd.paths import obstacle_at
-from bgd.startup import check_system_calls, file_size_limit, open_descriptors
-from bgd.units import format_duration, format_size
-from bgd.values import UnixAddress
+from bgd.settings.config import Config, HttpConfig
+from bgd.settings.paths import obstacle_at
+from bgd.settings.startup import check_system_calls, file_size_limit, open_descriptors
+from bgd.settings.values import UnixAddress
+from bgd.system import clock
+from bgd.text.escape import as_utf8
+from bgd.text.units import format_duration, format_size
 from bgd.wire.launching import LAUNCHING_PROTOCOL, ballast_on
 from bgd.wire.views import Finding, Level
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from bgd import clock
-from bgd.config import Config
 from bgd.daemon.space import DiskSpace
 from bgd.errors import BgdError, ConfigError, Refused
-from bgd.paths import OTHERS_BITS, lock_error, make_folder, make_private_folder
+from bgd.settings.config import Config
+from bgd.settings.paths import OTHERS_BITS, lock_error, make_folder, make_private_folder
+from bgd.system import clock
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core.followups import event_after, follow_up, follow_ups
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.scheduler import SaveJob
@@ -17,7 +16,8 @@ from bgd.daemon.storage.records import AttemptEnd, StoredSpec, Submission
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
-from bgd.formatting import outcome_in_words
+from bgd.settings.config import Config
+from bgd.text.formatting import outcome_in_words
 from bgd.wire.views import JobView
 
 MAX_ERROR = 2_000  # characters

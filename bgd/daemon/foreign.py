@@ -15,7 +15,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from bgd.daemon.threads import run_to_completion
-from bgd.mounts import own_mounts
+from bgd.system.mounts import own_mounts
 
 P = ParamSpec("P")
 R = TypeVar("R")

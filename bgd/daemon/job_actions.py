@@ -16,7 +16,6 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from bgd.clock import now
 from bgd.core import conditions
 from bgd.core import spec as limits
 from bgd.core.filters import Filter
@@ -45,6 +44,7 @@ from bgd.daemon.storage.records import StoredSpec, Submission
 from bgd.daemon.storage.store import Store
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
+from bgd.system.clock import now
 from bgd.wire.class_jobs import after_previous
 from bgd.wire.launching import SignalProcesses
 from bgd.wire.replies import ActResult, ErrorCode, error_of

@@ -17,7 +17,6 @@ from pathlib import Path
 from msgspec import Struct, convert
 from msgspec.structs import replace
 
-from bgd.config import Config, ExecutorConfig, PythonConfig
 from bgd.core.job import Job
 from bgd.core.limits import NO_TOKENS, Tokens
 from bgd.core.spec import (
@@ -34,8 +33,9 @@ from bgd.core.spec import (
 from bgd.core.target import RunnerTarget, parse_target
 from bgd.daemon.access import allowed_environment, config_file, restricts_commands
 from bgd.errors import Refused, nearest
-from bgd.escape import is_text
-from bgd.logfiles import last_lines
+from bgd.logs.files import last_lines
+from bgd.settings.config import Config, ExecutorConfig, PythonConfig
+from bgd.text.escape import is_text
 from bgd.wire import class_jobs
 from bgd.wire.launching import AttemptKey, Launch, PilotStart, Place, SlurmStart, WarmStart, log_name
 from bgd.wire.limits import NO_LIMITS, Limits

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from bgd import clock
 from bgd.daemon.folder import bind_unix_socket
 from bgd.daemon.storage.store import Store, begin_generation, generation
 from bgd.errors import BgdError, ProtocolError, Refused
-from bgd.frames import FrameWriter
 from bgd.launcher.journal import read as read_journal
-from bgd.paths import lock_error
+from bgd.settings.paths import lock_error
+from bgd.system import clock
+from bgd.system.frames import FrameWriter
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (

@@ -11,7 +11,7 @@ from pathlib import Path
 from bgd.core.job import JobId, Outcome
 from bgd.daemon.storage import pruning
 from bgd.daemon.storage.store import Store
-from bgd.units import format_size
+from bgd.text.units import format_size
 from bgd.wire.launching import AttemptEnded, AttemptKey, LogGrew, log_name
 from bgd.wire.views import AttemptView, Finding, Level
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core.explain import OF_MACHINE, Cause, Reason
-from bgd.units import format_size
+from bgd.settings.config import Config
+from bgd.text.units import format_size
 
 PROC = Path("/proc")
 LOOK_SECONDS = 5.0  # between two checks, while a job is queued

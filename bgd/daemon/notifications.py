@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import msgspec
 
-from bgd import clock
 from bgd.core.job import JobId
 from bgd.core.notifications import NEVER, Decisions, Message, NotifyEvent, Waiting, instant, room, room_at
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
@@ -21,6 +20,7 @@ from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import notifications as storage
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
+from bgd.system import clock
 from bgd.wire.views import Finding, Level
 
 logger = logging.getLogger(__name__)

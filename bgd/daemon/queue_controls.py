@@ -7,13 +7,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core.breakers import BreakerRule
 from bgd.core.job import State
 from bgd.core.limits import QueueRule
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE, problem_with_queue
 from bgd.daemon.storage.records import QueueControls, QueueSetting
 from bgd.errors import Full, Refused, nearest
+from bgd.settings.config import Config
 from bgd.wire.views import QueueView
 
 MAX_SET_QUEUES = 1_000  # the Scheduler visits each of them whenever it starts a job

@@ -10,9 +10,6 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from bgd import clock
-from bgd.clock import now
-from bgd.config import Config
 from bgd.core.job import FINAL, State
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import inbox, pruning
@@ -21,7 +18,10 @@ from bgd.daemon.storage.schema import delete_old_copies
 from bgd.daemon.storage.store import Store, save_retention_clock
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
-from bgd.units import format_size
+from bgd.settings.config import Config
+from bgd.system import clock
+from bgd.system.clock import now
+from bgd.text.units import format_size
 from bgd.wire.requests import Prune
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from msgspec import Struct
 
-from bgd.clock import now
 from bgd.core import conditions
 from bgd.core.filters import Filter
 from bgd.core.job import FINAL, VERBS, Job, JobId, Now, State, Verb
@@ -23,6 +22,7 @@ from bgd.daemon.storage.store import Store
 from bgd.daemon.storage.submissions import superseded
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import NoSuchJob, Refused
+from bgd.system.clock import now
 from bgd.wire.replies import ActResult, code_of
 
 MAX_ALONG = 2_000  # jobs that come along with those of one transaction: the others stay cancelled

@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from bgd import clock, timezones
-from bgd.clock import Clocks, now
 from bgd.core.cron import REBOOT
 from bgd.core.heaps import DueHeap
 from bgd.core.job import WAITING, JobId
@@ -38,6 +36,8 @@ from bgd.daemon.storage.records import StoredSchedule
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import BgdError, Refused
+from bgd.system import clock, timezones
+from bgd.system.clock import Clocks, now
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd import timezones
-from bgd.config import Config
 from bgd.core.cron import ExpressionError
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import ScheduleSpec
@@ -22,6 +20,8 @@ from bgd.core.spec import JobSpec
 from bgd.daemon.launches import own_environment
 from bgd.daemon.storage.records import UNREADABLE, StoredSchedule
 from bgd.errors import ConfigError
+from bgd.settings.config import Config
+from bgd.system import timezones
 
 
 class Run(Struct, gc=False):

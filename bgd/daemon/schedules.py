@@ -8,9 +8,6 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from bgd import clock, timezones
-from bgd.clock import Clocks
-from bgd.config import Config
 from bgd.core.describe import describe
 from bgd.core.job import JobId
 from bgd.core.schedule_spec import MAX_SCHEDULES, Result, ScheduleSpec
@@ -22,6 +19,9 @@ from bgd.daemon.storage import schedules as storage
 from bgd.daemon.storage.store import StoreReader
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import ConfigError, Full, Refused, nearest
+from bgd.settings.config import Config
+from bgd.system import clock, timezones
+from bgd.system.clock import Clocks
 from bgd.wire.schedules import OccurrenceView, ScheduleView, digest_of
 
 

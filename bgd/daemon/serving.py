@@ -19,8 +19,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 import bgd
-from bgd.clock import now
-from bgd.config import Config
 from bgd.daemon import doctor, folder, threads
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.connection import ControlServer
@@ -43,9 +41,11 @@ from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.daemon.web.connection import start_web_server
 from bgd.errors import BgdError, ConfigError, Refused, leaf_errors
-from bgd.startup import call_in_loop, check_system_calls, ignore_stray_signals
-from bgd.systemd import ServiceManager
-from bgd.units import counted
+from bgd.settings.config import Config
+from bgd.settings.startup import call_in_loop, check_system_calls, ignore_stray_signals
+from bgd.system.clock import now
+from bgd.system.systemd import ServiceManager
+from bgd.text.units import counted
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import Level
 

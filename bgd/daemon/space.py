@@ -16,7 +16,7 @@ import msgspec
 from bgd.core.spec import JobSpec
 from bgd.daemon.storage.database import DiskFull
 from bgd.errors import Full
-from bgd.units import format_size
+from bgd.text.units import format_size
 from bgd.wire.launching import ballast_on
 
 logger = logging.getLogger(__name__)

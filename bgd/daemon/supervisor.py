@@ -16,9 +16,6 @@ from typing import TypeVar
 from msgspec import convert
 from msgspec.structs import replace
 
-from bgd import clock
-from bgd.clock import now
-from bgd.config import Config
 from bgd.core.batches import Batch, Batches, BatchEvent, BatchId
 from bgd.core.explain import Cause, Reason, paused_after
 from bgd.core.followups import notify_event
@@ -57,7 +54,10 @@ from bgd.daemon.storage.records import (
 from bgd.daemon.storage.store import Store, adopt_boot
 from bgd.daemon.streams import ProgressBuffer, Subscription, Subscriptions
 from bgd.errors import Refused
-from bgd.units import format_duration
+from bgd.settings.config import Config
+from bgd.system import clock
+from bgd.system.clock import now
+from bgd.text.units import format_duration
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, AttemptStarted, LogGrew, RenewWorkers
 from bgd.wire.requests import ShutdownMode
 from bgd.wire.views import QueueView, ResourceView

@@ -12,7 +12,7 @@ from threading import Barrier
 from typing import ParamSpec, TypeVar
 
 from bgd.errors import Full
-from bgd.units import format_size
+from bgd.text.units import format_size
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -16,8 +16,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bgd import startup
-from bgd.clock import boot_id
 from bgd.errors import BgdError, leaf_errors
 from bgd.launcher.cgroup import delegation
 from bgd.launcher.children import Children, Readers, close_all_but
@@ -32,10 +30,12 @@ from bgd.launcher.process import read_process
 from bgd.launcher.scan import Scanner
 from bgd.launcher.supervisors import SupervisorChannel, SupervisorConnection, Supervisors
 from bgd.launcher.sweep import LauncherBusy, bind, check_predecessor_ended, sweep, take_lock, write_lock_pid
-from bgd.mounts import own_mounts
-from bgd.paths import obstacle_at
-from bgd.streams import open_closed_streams, use_utf_8
-from bgd.systemd import ServiceManager
+from bgd.settings import startup
+from bgd.settings.paths import obstacle_at
+from bgd.system.clock import boot_id
+from bgd.system.mounts import own_mounts
+from bgd.system.streams import open_closed_streams, use_utf_8
+from bgd.system.systemd import ServiceManager
 from bgd.wire.launching import PilotNode
 
 log = logging.getLogger("bgd.launcher")

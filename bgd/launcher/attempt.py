@@ -13,7 +13,6 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import Outcome
 from bgd.launcher.children import LostChild
@@ -23,6 +22,7 @@ from bgd.launcher.journal import Began
 from bgd.launcher.output import AttemptOutput, Log
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.tree import StopReason, Tree
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptStarted, Launch
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from bgd.clock import doubling, elapsed
 from bgd.launcher.cgroup import Delegation, own_oom_kills
 from bgd.launcher.children import Children, Readers
 from bgd.launcher.deadlines import Deadlines
@@ -20,7 +19,8 @@ from bgd.launcher.output import AttemptOutput
 from bgd.launcher.pid_journal import PidJournal
 from bgd.launcher.problems import shortage
 from bgd.launcher.scan import Scanner
-from bgd.mounts import Mounts
+from bgd.system.clock import doubling, elapsed
+from bgd.system.mounts import Mounts
 from bgd.wire.launching import Launch, log_name
 
 log = logging.getLogger(__name__)

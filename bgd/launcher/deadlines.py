@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-from bgd.clock import Alarm, elapsed
+from bgd.system.clock import Alarm, elapsed
 
 
 class Deadlines:

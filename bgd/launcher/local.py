@@ -11,7 +11,6 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.core.spec import StopSignal
 from bgd.launcher import spawn
@@ -27,7 +26,8 @@ from bgd.launcher.process import new_tag
 from bgd.launcher.tree import DUMP_SIGNAL, Execution, Ladder, ProcessEnd, StopReason, Tree
 from bgd.launcher.warm.attempts import NotAccepted
 from bgd.launcher.warm.worker import NoWarmWorker, Worker, WorkerPool
-from bgd.units import format_size
+from bgd.system.clock import elapsed
+from bgd.text.units import format_size
 from bgd.wire.launching import AttemptEnded, Launch, NotStarted, WarmStart
 from bgd.wire.limits import NO_LIMITS, problem_with_limits
 

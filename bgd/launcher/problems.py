@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bgd.paths import find_program
-from bgd.startup import described
+from bgd.settings.paths import find_program
+from bgd.settings.startup import described
 from bgd.wire.launching import Launch, NotStarted
 
 # not the job's fault, and temporary: no descriptors, processes, memory or disk space left

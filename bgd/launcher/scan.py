@@ -29,7 +29,7 @@ from bgd.launcher.process import (
     read_silent,
     tag_of,
 )
-from bgd.mounts import Mounts
+from bgd.system.mounts import Mounts
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from functools import partial
 from itertools import chain
 
 from bgd.errors import ProtocolError
-from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
 from bgd.launcher.deadlines import Deadline
 from bgd.launcher.journal import or_without
 from bgd.launcher.known_attempts import KnownAttempts
 from bgd.launcher.sweep import LauncherBusy, end_strays
+from bgd.system.frames import FrameWriter
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.launching import (

@@ -12,7 +12,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from bgd.clock import boot_id, elapsed
 from bgd.core.job import Outcome
 from bgd.errors import BgdError
 from bgd.launcher.attempt import end_of
@@ -23,7 +22,8 @@ from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.process import open_files, open_pidfd, read_process
 from bgd.launcher.scan import Scan
 from bgd.launcher.tree import Ladder, Tree, key_from_mark
-from bgd.paths import lock_error
+from bgd.settings.paths import lock_error
+from bgd.system.clock import boot_id, elapsed
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 log = logging.getLogger(__name__)

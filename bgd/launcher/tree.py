@@ -22,11 +22,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from bgd.clock import elapsed
 from bgd.launcher.cgroup import Group, Usage
 from bgd.launcher.deadlines import Deadline, Deadlines, readable, settle
 from bgd.launcher.process import SHORTAGES, TICKS, Process, StreamId, name_of, open_pidfd, send_signal, tag_of
 from bgd.launcher.scan import Scan, Scanner
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptKey
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping
 
-from bgd.clock import elapsed
 from bgd.core.spec import Isolation
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.cgroup import PresentUsage
@@ -15,6 +14,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.process import TICKS, Process
 from bgd.launcher.scan import NEVER
 from bgd.launcher.tree import Tree, members_of
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptKey, AttemptUsage
 
 

@@ -19,7 +19,6 @@ from msgspec.structs import asdict, fields, replace
 from bgd.client.channel import Pause, install_backend
 from bgd.client.functions import as_bound, in_words, target_of
 from bgd.client.session import failure_of
-from bgd.config import Config, load
 from bgd.core.job import FINAL, Move, Outcome, RetryPolicy, State
 from bgd.core.retry import policy_of, with_policy
 from bgd.core.schedule_spec import ScheduleSpec
@@ -28,6 +27,7 @@ from bgd.core.spec import DEFAULT_QUEUE, JobSpec, problem_with
 from bgd.core.target import is_allowed, parse_target, patterns_for
 from bgd.daemon.access import check_may_run, user_name
 from bgd.errors import BgdError, DaemonUnreachable, NoSuchJob, NotAllowed, Refused
+from bgd.settings.config import Config, load
 from bgd.testing.running import InlineRun, provide_bgd_job_once
 from bgd.wire import requests
 from bgd.wire.class_jobs import AttemptReport, after_previous, with_results

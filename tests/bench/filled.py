@@ -8,7 +8,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.job import Job, JobId, Now, Outcome, RetryPolicy, State
 from bgd.core.scheduler import NOTE, SaveJob
 from bgd.core.spec import DEFAULT_QUEUE, JobSpec
@@ -21,6 +20,7 @@ from bgd.daemon.storage.records import (
     Transaction,
 )
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.system import clock
 from bgd.wire.launching import AttemptKey, AttemptStarted
 from tests.bench.harness import ENVIRONMENT
 

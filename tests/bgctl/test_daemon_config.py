@@ -8,7 +8,7 @@ import tomllib
 
 from msgspec import to_builtins
 
-from bgd import config
+from bgd.settings import config
 from tests.support import ROOT
 
 WRITTEN = """

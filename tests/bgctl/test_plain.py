@@ -20,14 +20,15 @@ from msgspec.structs import fields, replace
 from bgctl.plain import id_in, job_in, spec_of
 from bgctl.plain_wire import Unusual, own_socket, unpacked
 from bgctl.plain_wire import frame as short_frame
-from bgd import Outcome, State, brief
-from bgd.brief import BATCH_COUNTS
+from bgd import Outcome, State
 from bgd.client.connection import client_sockets
 from bgd.client.programs import checked_command
 from bgd.client.session import submit_frames
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import ACTIVE, FINAL, WAITING
 from bgd.core.spec import JobSpec
+from bgd.text import brief
+from bgd.text.brief import BATCH_COUNTS
 from bgd.wire import replies, requests
 from bgd.wire.framing import HEADER, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_request, encode

@@ -15,8 +15,8 @@ import pytest
 from bgctl import searching
 from bgctl.searching import _Search
 from bgd.errors import Refused
-from bgd.logfiles import BLOCK, LogReader
-from bgd.logsearch import AHEAD, MAX_LINE, LogFile, Needle, found_lines, lines_with, read_small_logs
+from bgd.logs.files import BLOCK, LogReader
+from bgd.logs.search import AHEAD, MAX_LINE, LogFile, Needle, found_lines, lines_with, read_small_logs
 
 RETURN = "\N{SYMBOL FOR CARRIAGE RETURN}"
 MORE = "\N{HORIZONTAL ELLIPSIS}"

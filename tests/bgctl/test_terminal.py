@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgctl.terminal import PipeOutput, TerminalEscaper, cells_of, fitted
-from bgd import terminal
 from bgd.daemon.web.markup import as_markup
-from bgd.escape import one_line
-from bgd.terminal import Terminal, plain_line
+from bgd.text import terminal
+from bgd.text.escape import one_line
+from bgd.text.terminal import Terminal, plain_line
 
 
 def shown(*pieces: bytes) -> str:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 import bgd
 from bgd.errors import BgdError, DaemonUnreachable, Full, NoSuchJob, NotAllowed, ProtocolError, Refused
-from bgd.paths import SYSTEM_PATHS
+from bgd.settings.paths import SYSTEM_PATHS
 from bgd.wire import replies
 from bgd.wire.framing import frame
 from bgd.wire.replies import ErrorCode

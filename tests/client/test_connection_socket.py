@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from bgd.client.connection import ClientSocket, client_sockets
 from bgd.errors import ConfigError
-from bgd.paths import SYSTEM_PATHS
+from bgd.settings.paths import SYSTEM_PATHS
 
 HOME = {"HOME": "/home/ada"}
 OWN = ClientSocket("/home/ada/.local/state/bgd/bgd.sock", is_own=True)
@@ -87,7 +87,7 @@ def test_a_machines_configuration_that_is_closed_to_others_does_not_trouble_them
     with TemporaryDirectory() as folder, without_root(folder):
         file = Path(folder, "bgd.toml")
         system = replace(SYSTEM_PATHS, config=str(file))
-        for module in ("bgd.config", "bgd.client.connection"):
+        for module in ("bgd.settings.config", "bgd.client.connection"):
             monkeypatch.setattr(f"{module}.SYSTEM_PATHS", system)
 
         assert sockets() == [OWN, SHARED]

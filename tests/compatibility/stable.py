@@ -16,9 +16,9 @@ import bgd
 from bgctl import exit_codes
 from bgctl.cli import cli
 from bgd import Outcome, State
-from bgd.config import SCHEMA
 from bgd.core.explain import Cause, Reason
-from bgd.settings import Key
+from bgd.settings.config import SCHEMA
+from bgd.settings.sources import Key
 from bgd.wire.messages import kinds_of
 from bgd.wire.replies import Reply
 from bgd.wire.requests import Request

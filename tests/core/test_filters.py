@@ -24,7 +24,7 @@ from bgd.core.filters import (
 )
 from bgd.core.job import Job, JobId, RetryPolicy, State
 from bgd.core.spec import MAX_FILTER, MAX_ID, NOTIFICATION_QUEUE, QueueName
-from bgd.units import reader_of
+from bgd.text.units import reader_of
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from bgd.core.spec import (
     problem_with,
     problem_with_queue,
 )
-from bgd.units import read
+from bgd.text.units import read
 
 LONGEST_VARIABLE = MAX_WORD - len("A=")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from bgd.config import Config
 from bgd.daemon.storage.store import Store
+from bgd.settings.config import Config
 from tests.daemon.harness import configure
 from tests.daemon.schedule_lives import FakeClocks, LifeContext
 from tests.daemon.scripted_launcher import ScriptedLauncher

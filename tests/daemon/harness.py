@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from bgd.config import Config, load
 from bgd.core.job import JobId
 from bgd.core.spec import JobSpec
 from bgd.daemon import folder
@@ -27,6 +26,7 @@ from bgd.daemon.storage import read
 from bgd.daemon.storage.records import StoredSpec, Transaction
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
+from bgd.settings.config import Config, load
 from bgd.wire import messages as wire_messages
 from bgd.wire.launching import (
     Acknowledge,

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from bgd.clock import Clocks
-from bgd.config import Config
 from bgd.core.filters import Filter
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import ScheduleSpec
@@ -15,6 +13,8 @@ from bgd.core.schedules import Occurrence
 from bgd.daemon.schedules import Schedules
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
+from bgd.settings.config import Config
+from bgd.system.clock import Clocks
 from bgd.wire.launching import Launch
 from bgd.wire.requests import List
 from bgd.wire.schedules import OccurrenceView

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from bgd import clock
 from bgd.core.job import Outcome
+from bgd.system import clock
 from bgd.wire.framing import HEADER, frame
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,

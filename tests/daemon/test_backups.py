@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.daemon import backups, foreign
 from bgd.daemon.backups import Backups, backups_in
 from bgd.daemon.foreign import ForeignFolders
@@ -21,6 +20,7 @@ from bgd.daemon.storage import recovery, schema
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.store import Store
 from bgd.errors import Full, Refused
+from bgd.system import clock
 from bgd.wire.replies import BackupPart, Checkup, End
 from bgd.wire.requests import GetBackup, GetCheckup
 from bgd.wire.views import Level

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 
 import bgd
 from bgctl.daemon import doctor_command
-from bgd.config import load
 from bgd.daemon import doctor
 from bgd.daemon.doctor import check_all
 from bgd.daemon.foreign import ForeignFolders
 from bgd.daemon.space import MAKE_ROOM
 from bgd.errors import NotAllowed
-from bgd.startup import open_descriptors
+from bgd.settings.config import load
+from bgd.settings.startup import open_descriptors
 from bgd.wire.replies import Checkup
 from bgd.wire.requests import GetCheckup
 from bgd.wire.views import Level

@@ -140,7 +140,7 @@ def test_folder_that_cannot_be_written_is_refused(folder):
     os.chown(config.daemon.state_dir, STRANGER, STRANGER)
     folder.chmod(0o755)
     code = (
-        "import os, sys; from bgd.config import load; from bgd.daemon import folder\n"
+        "import os, sys; from bgd.settings.config import load; from bgd.daemon import folder\n"
         f"config = load(sys.argv[1]); os.setuid({STRANGER})\n"
         "try: folder.prepare(config)\n"
         "except Exception as error: print(type(error).__name__, error)"

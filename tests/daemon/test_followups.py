@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import TOO_LATE
 from bgd.core.spec import JobCause, JobSpec
 from bgd.daemon.storage import read
 from bgd.errors import NotAllowed, Refused
+from bgd.system import clock
 from bgd.wire.launching import Acknowledge, Launch
 from bgd.wire.requests import Changes
 from tests.daemon.harness import UID, command, configure, served, write_log

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core import spec as limits
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec, OnLimit
 from bgd.daemon import dispatch, job_actions
 from bgd.daemon.storage import read, summaries
 from bgd.errors import NoSuchJob, Refused
+from bgd.system import clock
 from bgd.wire import launching
 from bgd.wire.launching import Acknowledge, AttemptStarted, Launch, StopProcesses
 from bgd.wire.limits import Abilities, Limits

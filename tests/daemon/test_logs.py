@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgd.daemon.logs import highest_job, remove_logs
-from bgd.logfiles import MAX_CHUNK, MAX_MARKS, LogReader
+from bgd.logs.files import MAX_CHUNK, MAX_MARKS, LogReader
 from bgd.wire.launching import log_name
 
 

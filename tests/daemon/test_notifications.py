@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core import notifications as core
 from bgd.core.job import EXPIRED, FINAL, JobId, Outcome, State
 from bgd.core.notifications import Counted, Message, NotifyEvent
@@ -21,6 +20,7 @@ from bgd.core.spec import NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage import records
 from bgd.daemon.storage.notifications import AT_ONCE, decide_page
 from bgd.errors import ConfigError, Refused
+from bgd.settings.config import Config
 from bgd.wire.launching import AttemptEnded, AttemptKey, Launch, ToLauncher, log_name
 from bgd.wire.replies import Checkup, Failed, Queues, Submitted
 from bgd.wire.requests import GetCheckup, Pause, SendTest, Submit

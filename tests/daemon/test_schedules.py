@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
-from bgd.config import Config
 from bgd.core.filters import Filter
 from bgd.core.job import JobId, Outcome, State
 from bgd.core.schedule_spec import Missed, Overlap, Result, ScheduleSpec
@@ -18,6 +16,8 @@ from bgd.daemon import schedules as daemon
 from bgd.daemon.storage import lists
 from bgd.daemon.storage import schedules as storage
 from bgd.errors import ConfigError, Full, NotAllowed, Refused
+from bgd.settings.config import Config
+from bgd.system import clock
 from bgd.wire.requests import List, ShutdownMode
 from tests.daemon.harness import SLOTS, UID, command, configure
 from tests.daemon.schedule_lives import DAY, HOUR, HOURLY, MINUTE, NIGHTLY, NOON, Life

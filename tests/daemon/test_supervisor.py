@@ -7,7 +7,6 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.explain import Cause, Reason
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.retry import NOT_RERUN
@@ -16,6 +15,7 @@ from bgd.daemon import dispatch, supervisor
 from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.errors import NoSuchJob, Refused
+from bgd.system import clock
 from bgd.wire.launching import (
     Acknowledge,
     AttemptKey,

@@ -10,8 +10,8 @@ import pytest
 
 from bgctl.cli import cli
 from bgd import Client
-from bgd.config import SCHEMA
 from bgd.core.spec import OPTIONS
+from bgd.settings.config import SCHEMA
 from bgd.testing import private_daemon
 from tests.docs.pages import blocks, page, section
 from tests.support import ROOT

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from bgctl import program
-from bgd.config import load
+from bgd.settings.config import load
 from tests.docs.pages import page, section
 
 PAGE = page("docs/coming-from-cron.md")

@@ -7,9 +7,9 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from bgd.config import SCHEMA
 from bgd.core.spec import NOT_SCHEDULED, OPTIONS
-from bgd.settings import ANY, Key, Schema
+from bgd.settings.config import SCHEMA
+from bgd.settings.sources import ANY, Key, Schema
 from tests.docs.pages import page, rows_of
 from tests.support import ROOT
 

@@ -14,7 +14,7 @@ import pytest
 
 from bgctl.cli import cli as command
 from bgd import __main__ as bgd_command
-from bgd.config import load
+from bgd.settings.config import load
 from tests.docs.pages import PAGES, blocks, name_of
 from tests.support import ROOT
 

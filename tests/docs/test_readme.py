@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import bgd
-from bgd.startup import OLDEST_LINUX
+from bgd.settings.startup import OLDEST_LINUX
 from tests.docs.pages import page
 
 README = page("README.md")

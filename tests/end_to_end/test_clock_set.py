@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bgd.clock import elapsed
+from bgd.system.clock import elapsed
 from tests.support import DEADLINE, Daemon, wait_until
 
 YEARS = 50 * 365 * 86_400  # seconds, about the time from 1970 to the present

@@ -20,7 +20,7 @@ import pytest
 
 import bgd
 from bgd import Client, ConfigError, DaemonUnreachable, Job, Refused, State
-from bgd.startup import DAEMON_LIMITS
+from bgd.settings.startup import DAEMON_LIMITS
 from tests.support import DEADLINE, Daemon, wait_until
 
 LIMITS = ("nofile", "fsize", "as", "data")  # prlimit(1)'s names for DAEMON_LIMITS

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from bgd.clock import elapsed
 from bgd.core.job import Outcome, State
+from bgd.system.clock import elapsed
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record
 from tests.faults.wall_clock import mark, marks, submit

@@ -20,9 +20,9 @@ from typing import Self
 
 import pytest
 
-from bgd.clock import elapsed
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.system.clock import elapsed
 from bgd.wire.replies import End, ErrorCode, Failed, Stats, Submitted
 from bgd.wire.requests import GetStats, Show, SubmitMany
 from tests.end_to_end.chaos import Caller, Rig

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.system.clock import elapsed
 from bgd.wire.views import AttemptView, JobView
 from tests.end_to_end.chaos import Caller, Rig
 from tests.faults.figures import record, times

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bgd.clock import Alarm, elapsed
 from bgd.core.job import Outcome, State
 from bgd.core.spec import JobSpec
+from bgd.system.clock import Alarm, elapsed
 from bgd.wire.replies import Stats, Submitted
 from bgd.wire.requests import GetStats, Submit
 from tests.end_to_end.chaos import Caller, Rig

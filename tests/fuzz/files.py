@@ -9,7 +9,6 @@ from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
-from bgd.config import load
 from bgd.core.job import Outcome
 from bgd.daemon.web.log_text import linked, part_before, part_from, plain
 from bgd.errors import ConfigError
@@ -23,8 +22,9 @@ from bgd.launcher.journal import (
     Record,
     read,
 )
-from bgd.logfiles import LogReader
-from bgd.logsearch import Needle
+from bgd.logs.files import LogReader
+from bgd.logs.search import Needle
+from bgd.settings.config import load
 from bgd.wire.launching import AttemptEnded, AttemptKey, log_name
 
 _MEMORY = Path("/dev/shm")  # the cheapest place for files

@@ -21,8 +21,8 @@ from bgd.daemon.dispatch import reported_end
 from bgd.daemon.web import queries
 from bgd.daemon.web.router import PAGES, find
 from bgd.errors import ProtocolError
-from bgd.escape import one_line
-from bgd.units import format_duration, parse_duration, parse_size
+from bgd.text.escape import one_line
+from bgd.text.units import format_duration, parse_duration, parse_size
 from bgd.wire import launching, messages
 from bgd.wire.framing import FrameReader
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused

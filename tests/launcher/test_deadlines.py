@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from bgd.clock import elapsed
 from bgd.launcher.deadlines import Deadlines
+from bgd.system.clock import elapsed
 
 
 @pytest.fixture

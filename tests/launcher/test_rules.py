@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bgd.clock import boot_id
 from bgd.core.job import Outcome
 from bgd.launcher.journal import FirstProcess, Journal, read
+from bgd.system.clock import boot_id
 from bgd.wire.launching import (
     LAUNCHING_PROTOCOL,
     OLDEST_LAUNCHING_PROTOCOL,

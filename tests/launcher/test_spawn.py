@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bgd.clock import elapsed
 from bgd.core.explain import Cause
 from bgd.core.job import Outcome
+from bgd.system.clock import elapsed
 from bgd.wire.class_jobs import MAX_DOCUMENT
 from bgd.wire.launching import StopProcesses
 from tests.launcher.host import STORE, needs_strace

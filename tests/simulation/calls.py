@@ -10,13 +10,13 @@ from unittest import mock
 
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core.job import FINAL, Move, Outcome, Rate, RetryPolicy, State
 from bgd.core.scheduler import REASONS_OF_CANCEL
 from bgd.core.spec import JobSpec
 from bgd.core.target import ClassPolicy
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.storage import records
+from bgd.settings.config import Config
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
 

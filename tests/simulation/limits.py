@@ -11,10 +11,10 @@ from unittest import mock
 
 from msgspec.structs import replace
 
-from bgd.config import Config, QueueConfig
 from bgd.core.job import NO_CONDITIONS, Conditions, Job, JobId, Move, Now, Rate, State
 from bgd.core.queues import ReadyQueues
 from bgd.core.scheduler import Scheduler
+from bgd.settings.config import Config, QueueConfig
 from bgd.wire.views import EventView
 from tests.core.slot_model import SlotModel, TakenSlot
 from tests.end_to_end.history import History

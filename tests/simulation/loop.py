@@ -152,7 +152,7 @@ class _Buried(BaseException):
 
 
 class SimulatedAlarm:
-    """Replaces bgd.clock.Alarm on a simulated loop."""
+    """Replaces bgd.system.clock.Alarm on a simulated loop."""
 
     def __init__(
         self, loop: SimulatedLoop, callback: Callable[[], None], *, on_wall_clock: bool = False

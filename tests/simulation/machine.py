@@ -18,8 +18,6 @@ from unittest import mock
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.clock import Clocks
-from bgd.config import Config, NotifyTarget, QueueConfig, load
 from bgd.daemon.backups import Backups
 from bgd.daemon.control.handlers import RequestHandler
 from bgd.daemon.control.inboxes import Inboxes
@@ -33,6 +31,8 @@ from bgd.daemon.storage import change_stream
 from bgd.daemon.storage.database import DatabaseConnection, Health
 from bgd.daemon.storage.store import Store, begin_generation
 from bgd.daemon.supervisor import Supervisor
+from bgd.settings.config import Config, NotifyTarget, QueueConfig, load
+from bgd.system.clock import Clocks
 from bgd.wire.launching import Launch, ToLauncher
 from bgd.wire.requests import ShutdownMode
 from tests.end_to_end.records import AttemptRecords
@@ -318,11 +318,11 @@ def simulated(machine: Machine) -> Iterator[None]:
         return machine.boot_id
 
     with (
-        mock.patch("bgd.clock.elapsed", elapsed),
-        mock.patch("bgd.clock.boot_id", boot_id),
-        mock.patch("bgd.clock.Alarm", SimulatedAlarm),
+        mock.patch("bgd.system.clock.elapsed", elapsed),
+        mock.patch("bgd.system.clock.boot_id", boot_id),
+        mock.patch("bgd.system.clock.Alarm", SimulatedAlarm),
         mock.patch(
-            "bgd.clock.time",
+            "bgd.system.clock.time",
             SimpleNamespace(
                 time=wall, monotonic=elapsed, clock_gettime=lambda _: elapsed(), CLOCK_BOOTTIME=None
             ),

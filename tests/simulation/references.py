@@ -9,10 +9,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.config import Config
 from bgd.core.job import FINAL, Move, Outcome, State
 from bgd.core.scheduler import REASONS_OF_CANCEL, SUBMIT
 from bgd.core.spec import JobSpec, Reference
+from bgd.settings.config import Config
 from bgd.wire.views import EventView
 from tests.end_to_end.history import History
 

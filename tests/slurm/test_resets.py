@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from bgd import Client, Outcome
-from bgd.clock import elapsed
 from bgd.core.job import FINAL
+from bgd.system.clock import elapsed
 from tests.end_to_end.load import SCRIPT as TRUTH_SCRIPT
 from tests.end_to_end.records import AttemptRecords
 from tests.faults.figures import record, seconds, times

@@ -17,10 +17,10 @@ import pytest
 from msgspec.structs import asdict
 
 from bgd import Outcome, Refused, State
-from bgd.config import ExecutorConfig
 from bgd.core.explain import Cause, in_words
 from bgd.core.spec import ExecutorKind
 from bgd.daemon.cluster_doctor import check_cluster
+from bgd.settings.config import ExecutorConfig
 from bgd.wire.views import Finding
 from tests.launcher.host import is_stopped
 from tests.slurm.two_nodes import AS_USER, USER, free_ports

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from msgspec.structs import replace
 
-from bgd.brief import BATCH_COUNTS
 from bgd.client.batch import BatchSender, new_batch_of
 from bgd.client.portions import SpecMaker, marked, new_batch, portions_of
 from bgd.client.session import UNNUMBERED, expected
 from bgd.client.specs import Caller, Item, checked, seconds_of, specs_of, states_of
 from bgd.core.job import State
 from bgd.errors import BgdError, Refused
+from bgd.text.brief import BATCH_COUNTS
 from bgd.wire.replies import BatchesPart
 from bgd.wire.requests import MAX_LIST, CloseBatch, GetBatches, Selection
 from bgd.wire.views import BatchView

@@ -25,7 +25,7 @@ from bgd.daemon.control.limits import (
     SharedMemory,
 )
 from bgd.errors import BgdError, Full, ProtocolError, Refused
-from bgd.startup import described
+from bgd.settings.startup import described
 from bgd.wire.framing import FrameReader, frame
 from bgd.wire.messages import PROTOCOL, Hello, decode_hello, decode_request, encode, request_id_of
 from bgd.wire.replies import End, ErrorCode, Failed, Reply, code_of

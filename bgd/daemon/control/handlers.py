@@ -29,7 +29,7 @@ from bgd.daemon.storage.lists import selected_by
 from bgd.daemon.storage.records import QueueControls, Submission
 from bgd.daemon.supervisor import Supervisor
 from bgd.errors import Refused
-from bgd.escape import as_utf8
+from bgd.text.escape import as_utf8
 from bgd.wire import replies, requests, schedules
 from bgd.wire.messages import tag_of
 from bgd.wire.replies import Reply

@@ -25,8 +25,8 @@ from bgd.daemon.storage.summaries import UsualTimes
 from bgd.daemon.supervisor import Supervisor
 from bgd.daemon.web.auth import Authenticator
 from bgd.errors import NoSuchJob, Refused
-from bgd.escape import as_utf8
-from bgd.logfiles import LogChunk, LogReader
+from bgd.logs.files import LogChunk, LogReader
+from bgd.text.escape import as_utf8
 from bgd.wire import replies, requests
 from bgd.wire.launching import AttemptKey
 from bgd.wire.messages import encode

@@ -8,13 +8,13 @@ from operator import attrgetter
 
 import msgspec
 
-from bgd.brief import BATCH_COUNTS
 from bgd.core.batches import Batch, BatchEvent, BatchId
 from bgd.core.job import JobId
 from bgd.core.spec import JobSpec
 from bgd.daemon.access import user_name
 from bgd.daemon.storage.database import update_rows
 from bgd.daemon.storage.records import Transaction, unpack_spec
+from bgd.text.brief import BATCH_COUNTS
 from bgd.wire.views import BatchView, FollowUpView
 
 _COUNTS = BATCH_COUNTS[1:]

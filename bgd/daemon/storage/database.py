@@ -22,8 +22,8 @@ import msgspec
 
 from bgd.daemon.threads import cannot_start_thread
 from bgd.errors import BgdError
-from bgd.startup import file_size_limit
-from bgd.units import format_size
+from bgd.settings.startup import file_size_limit
+from bgd.text.units import format_size
 
 BESIDE = ("", "-journal", "-wal", "-shm")  # ends of the names of a database's files; a kill leaves them
 PRIMARY = 0xFF  # mask: the low byte of SQLite's extended result codes is the kind of error

@@ -15,7 +15,6 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.filters import (
     ALL_STATES,
     ESCAPED,
@@ -33,6 +32,7 @@ from bgd.core.spec import DEFAULT_QUEUE, MAX_ID, NOTIFICATION_QUEUE, JobSpec
 from bgd.daemon.storage.database import plain_cursor, rows_of, transaction
 from bgd.daemon.storage.records import unpack_spec
 from bgd.errors import Refused
+from bgd.system import clock
 from bgd.wire.requests import List, Selection
 
 _FEW = 10_000  # jobs that are read one by one; 10 ms

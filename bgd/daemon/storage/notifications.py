@@ -10,7 +10,6 @@ from operator import attrgetter
 import msgspec
 from msgspec.structs import asdict, replace
 
-from bgd.brief import command_line
 from bgd.core.job import Outcome, State
 from bgd.core.notifications import (
     WINDOW,
@@ -28,6 +27,7 @@ from bgd.core.schedule_spec import Result
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage import schedules
 from bgd.daemon.storage.records import Transaction, unpack_spec
+from bgd.text.brief import command_line
 from bgd.wire.launching import log_name
 from bgd.wire.views import JobError
 

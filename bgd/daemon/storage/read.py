@@ -14,7 +14,6 @@ import msgspec
 from msgspec import Struct, convert
 from msgspec.structs import asdict, replace
 
-from bgd import clock
 from bgd.core.breakers import BreakerState
 from bgd.core.conditions import BECAUSE_OF, WHILE_HELD, without_met_conditions
 from bgd.core.filters import Filter
@@ -38,7 +37,8 @@ from bgd.daemon.storage.records import (
     unpack_tokens,
     unpack_waits,
 )
-from bgd.values import rule_text
+from bgd.settings.values import rule_text
+from bgd.system import clock
 from bgd.wire.launching import log_name
 from bgd.wire.requests import List
 from bgd.wire.views import AttemptView, JobError, JobProgress, JobView, Progress

@@ -19,7 +19,6 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.job import ACTIVE, WAITING, JobId, State
 from bgd.daemon.storage import read, unreadable
 from bgd.daemon.storage.change_stream import NO_EVENTS, newest_event
@@ -37,6 +36,7 @@ from bgd.daemon.storage.database import (
 )
 from bgd.daemon.storage.records import NO_PERMITS, Permit, pack_policy, unpack_policy
 from bgd.daemon.storage.schema import VERSION, check, open_readable, open_writable, version_of
+from bgd.system import clock
 
 MARGIN = 1_000_000  # ids that may have been given out after the last known one
 _GENERATIONS = 1_000_000  # starts that the launcher may have seen since; it obeys the highest number (R1)

@@ -27,7 +27,7 @@ from bgd.daemon.storage.database import (
 from bgd.daemon.storage.records import StoredSpec, Transaction, UnfinishedJob
 from bgd.daemon.storage.schema import open_readable, open_writable
 from bgd.daemon.storage.write import TransactionWriter
-from bgd.units import counted
+from bgd.text.units import counted
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from math import ceil, inf
 from msgspec import Struct, convert
 from msgspec.structs import replace
 
-from bgd import clock
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE, NOTIFICATION_QUEUE
 from bgd.daemon.storage import change_stream, lists
 from bgd.daemon.storage.database import plain_cursor, transaction
 from bgd.daemon.storage.records import unpack_spec
+from bgd.system import clock
 from bgd.wire.replies import Stats
 from bgd.wire.requests import GetStats
 from bgd.wire.views import GroupStats, JobView

@@ -19,7 +19,7 @@ from bgd.daemon.web.live import event
 from bgd.daemon.web.queries import converted, list_query, parse_fields, read_value
 from bgd.daemon.web.responses import PageResponse, event_stream, json_response
 from bgd.daemon.web.site import Site
-from bgd.formatting import pipeline_in_words
+from bgd.text.formatting import pipeline_in_words
 from bgd.wire.http import HttpRequest, not_found
 from bgd.wire.replies import ActResult
 from bgd.wire.requests import Changes

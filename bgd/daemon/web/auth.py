@@ -22,13 +22,13 @@ from struct import unpack_from
 import msgspec
 from msgspec import Struct
 
-from bgd import clock
-from bgd.config import Auth, HttpConfig
 from bgd.daemon.access import may_connect, user_name
 from bgd.daemon.folder import replace_file
 from bgd.daemon.web.listening import LOOPBACK
 from bgd.daemon.web.responses import NOT_LOGGED_IN
-from bgd.values import HOST, Address, TcpAddress, UnixAddress
+from bgd.settings.config import Auth, HttpConfig
+from bgd.settings.values import HOST, Address, TcpAddress, UnixAddress
+from bgd.system import clock
 from bgd.wire.http import HttpRequest, RequestRefused, bad_request
 
 logger = logging.getLogger(__name__)

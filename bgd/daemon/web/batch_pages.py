@@ -7,7 +7,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bgd.brief import quoted
 from bgd.daemon.web import actions
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.pages import LIST_PARTS, list_values, watch_jobs
@@ -15,7 +14,8 @@ from bgd.daemon.web.queries import list_query
 from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob
-from bgd.formatting import batch_as_json
+from bgd.text.brief import quoted
+from bgd.text.formatting import batch_as_json
 from bgd.wire.http import HttpRequest, not_found
 from bgd.wire.requests import MAX_BATCHES, CloseBatch, GetBatches
 from bgd.wire.views import BatchView, FollowUpView

@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 
 from msgspec import Struct
 
-from bgd.brief import short_duration
 from bgd.core.filters import exact_name
 from bgd.core.job import Outcome
 from bgd.daemon.storage import activity, summaries
@@ -26,6 +25,7 @@ from bgd.daemon.web.live import Layout
 from bgd.daemon.web.queries import ListQuery, list_url, read_query
 from bgd.daemon.web.responses import PageResponse
 from bgd.daemon.web.site import Site
+from bgd.text.brief import short_duration
 from bgd.wire.http import HttpRequest
 
 MAX_ROWS = 20  # queues or names with a row of their own, the busiest ones

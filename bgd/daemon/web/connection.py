@@ -11,7 +11,6 @@ from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
 
-from bgd.config import Config
 from bgd.daemon.folder import BACKLOG
 from bgd.daemon.job_actions import JobActions
 from bgd.daemon.launching import NOTHING_HELD, LauncherLink
@@ -25,8 +24,9 @@ from bgd.daemon.web.router import answer
 from bgd.daemon.web.seals import Seals
 from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, ConfigError
-from bgd.startup import described
-from bgd.values import TcpAddress
+from bgd.settings.config import Config
+from bgd.settings.startup import described
+from bgd.settings.values import TcpAddress
 from bgd.wire.http import HttpExchange, HttpRequest, HttpResponse, RequestRefused, refusal, unavailable
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from bgd.daemon.storage import read
 from bgd.daemon.storage.summaries import Count
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.views import beginning
-from bgd.formatting import number_ranges
+from bgd.text.formatting import number_ranges
 
 MAX_JOBS = 200  # before a job, and behind it
 MAX_LAYERS = 50  # the same

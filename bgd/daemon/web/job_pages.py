@@ -12,7 +12,6 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.brief import short_duration
 from bgd.core.explain import Explanation, next_reasons, words_of
 from bgd.core.job import FINAL, JobId, State
 from bgd.daemon.explaining import explanation_of
@@ -37,8 +36,10 @@ from bgd.daemon.web.views import (
     progress_bar,
     time_run,
 )
-from bgd.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
-from bgd.formatting import (
+from bgd.logs.files import LogReader
+from bgd.text.brief import short_duration
+from bgd.text.facts import Fact, Instant, Listed, facts_of, facts_of_attempt
+from bgd.text.formatting import (
     as_json,
     attempt_in_words,
     explanation_as_json,
@@ -47,8 +48,7 @@ from bgd.formatting import (
     steps_as_json,
     usage_line,
 )
-from bgd.logfiles import LogReader
-from bgd.units import format_size
+from bgd.text.units import format_size
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import AttemptView, EventView, JobView, StepView
 

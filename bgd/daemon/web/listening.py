@@ -14,7 +14,7 @@ from msgspec import Struct
 from bgd.daemon.folder import BACKLOG, bind_unix_socket, is_listened_on
 from bgd.daemon.launching import NOTHING_HELD, Held, LauncherLink
 from bgd.errors import ConfigError
-from bgd.values import MAX_PORT, Address, TcpAddress, UnixAddress
+from bgd.settings.values import MAX_PORT, Address, TcpAddress, UnixAddress
 
 # What browsers connect to for a name below .localhost; another user must not have one of them
 LOOPBACK = ("127.0.0.1", "::1")

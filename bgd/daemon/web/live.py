@@ -25,7 +25,7 @@ from bgd.daemon.web.queries import LiveQuery, read_query
 from bgd.daemon.web.responses import PageResponse, event_stream, html_response, render_part
 from bgd.daemon.web.seals import Seals
 from bgd.errors import BgdError
-from bgd.logfiles import LogReader
+from bgd.logs.files import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from markupsafe import Markup
 
-from bgd.logfiles import LogReader
-from bgd.terminal import Line, plain_line
+from bgd.logs.files import LogReader
+from bgd.text.terminal import Line, plain_line
 
 BEGIN, END = "::group::", "::endgroup::"
 MAX_GROUP = 1024 * 1024  # bytes before a part in which its group may have begun

@@ -49,9 +49,9 @@ from bgd.daemon.web.responses import (
     wants_json,
 )
 from bgd.daemon.web.site import Site
-from bgd.formatting import iso_time
-from bgd.logfiles import MAX_CHUNK, LogChunk, LogReader
-from bgd.logsearch import LogSearch, Needle, SearchProgress
+from bgd.logs.files import MAX_CHUNK, LogChunk, LogReader
+from bgd.logs.search import LogSearch, Needle, SearchProgress
+from bgd.text.formatting import iso_time
 from bgd.wire.http import TEXT, HttpRequest, HttpResponse, not_found, unavailable
 from bgd.wire.views import AttemptView, JobView
 

@@ -22,10 +22,10 @@ from msgspec.structs import replace
 from bgd.daemon.threads import start_pool
 from bgd.daemon.web.log_groups import END, folded, group_after, group_before, title_of, without_mark
 from bgd.daemon.web.markup import line_markup
-from bgd.escape import begun_at_end, ended_at_begin
-from bgd.logfiles import MAX_CHUNK, LogReader
-from bgd.logsearch import Needle
-from bgd.terminal import Line, Terminal
+from bgd.logs.files import MAX_CHUNK, LogReader
+from bgd.logs.search import Needle
+from bgd.text.escape import begun_at_end, ended_at_begin
+from bgd.text.terminal import Line, Terminal
 from bgd.wire.http import unavailable
 
 MAX_PART = MAX_CHUNK  # bytes of a part

@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from markupsafe import Markup, escape
 
-from bgd.terminal import FORE, STYLES, Line, Terminal, attributes_of
+from bgd.text.terminal import FORE, STYLES, Line, Terminal, attributes_of
 
 Place = tuple[int, int]
 """Where a text begins and ends in a line."""

@@ -11,8 +11,6 @@ from markupsafe import escape
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from bgd.brief import command_line, quoted
-from bgd.clock import now
 from bgd.core.job import JobId
 from bgd.core.spec import DEFAULT_QUEUE, NOT_SCHEDULED, JobNumber, JobSpec, Name, Priority, QueueName
 from bgd.daemon.storage import read
@@ -21,7 +19,9 @@ from bgd.daemon.web.queries import convert_fields, parse_fields
 from bgd.daemon.web.responses import PageResponse, html_response, json_response
 from bgd.daemon.web.site import Site
 from bgd.errors import BgdError, Refused
-from bgd.escape import one_line
+from bgd.system.clock import now
+from bgd.text.brief import command_line, quoted
+from bgd.text.escape import one_line
 from bgd.wire.class_jobs import problem_with_arguments
 from bgd.wire.http import HttpRequest, RequestRefused, not_found
 

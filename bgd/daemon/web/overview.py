@@ -27,7 +27,7 @@ from bgd.daemon.web import drawing
 from bgd.daemon.web.live import Layout
 from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
-from bgd.formatting import as_json, iso_time, outcome_in_words, signal_name, why_queued
+from bgd.text.formatting import as_json, iso_time, outcome_in_words, signal_name, why_queued
 from bgd.wire.http import HttpRequest
 from bgd.wire.views import QueueView
 

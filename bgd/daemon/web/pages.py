@@ -40,7 +40,7 @@ from bgd.daemon.web.responses import (
 )
 from bgd.daemon.web.site import Site
 from bgd.daemon.web.views import job_row
-from bgd.formatting import brief_usage, job_as_json
+from bgd.text.formatting import brief_usage, job_as_json
 from bgd.wire.http import JSON, HttpRequest, HttpResponse, RequestRefused, not_found
 from bgd.wire.requests import DEFAULT_LIST
 from bgd.wire.views import JobUsage, JobView

@@ -23,7 +23,7 @@ from bgd.core.filters import (
 from bgd.core.job import ACTIVE, FINAL, WAITING, State
 from bgd.core.spec import JobNumber
 from bgd.errors import nearest
-from bgd.units import problem_with_field, read
+from bgd.text.units import problem_with_field, read
 from bgd.wire.http import bad_request
 from bgd.wire.requests import DEFAULT_LIST, MAX_LIST
 

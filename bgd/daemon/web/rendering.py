@@ -11,8 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import bgd
-from bgd import timezones
-from bgd.brief import short_duration
 from bgd.core.filters import exact_name
 from bgd.core.job import ACTIVE, FINAL, WAITING
 from bgd.core.spec import NOTIFICATION_QUEUE
@@ -20,9 +18,11 @@ from bgd.daemon.web.markup import as_markup
 from bgd.daemon.web.queries import ListQuery, list_url
 from bgd.daemon.web.static_files import static_address
 from bgd.daemon.web.strip import strip
-from bgd.escape import one_line
-from bgd.formatting import iso_time
-from bgd.units import format_duration, format_size
+from bgd.system import timezones
+from bgd.text.brief import short_duration
+from bgd.text.escape import one_line
+from bgd.text.formatting import iso_time
+from bgd.text.units import format_duration, format_size
 
 
 def render(template: str, values: dict[str, object], base: str, *, has_proxy_users: bool) -> str:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from bgd import clock
 from bgd.daemon.web import (
     actions,
     batch_pages,
@@ -27,6 +26,7 @@ from bgd.daemon.web.responses import PageResponse, compressed, error_response, h
 from bgd.daemon.web.shared_stream import add_to_shared, drop_from_shared, open_shared
 from bgd.daemon.web.site import Site
 from bgd.errors import NoSuchJob, Refused
+from bgd.system import clock
 from bgd.wire.http import SAFE_METHODS, HttpRequest, HttpResponse, RequestRefused, not_found
 
 Answer = Callable[..., Awaitable[PageResponse]]

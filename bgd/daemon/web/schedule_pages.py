@@ -11,7 +11,6 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from bgd.brief import command_line, short_duration
 from bgd.core.job import ACTIVE
 from bgd.core.schedule_spec import Result
 from bgd.daemon.storage import summaries
@@ -22,6 +21,7 @@ from bgd.daemon.web.responses import PageResponse, json_response, wants_json
 from bgd.daemon.web.site import Site
 from bgd.daemon.web.strip import state_of_run
 from bgd.errors import BgdError, Refused
+from bgd.text.brief import command_line, short_duration
 from bgd.wire.http import HttpRequest, RequestRefused, not_found
 from bgd.wire.schedules import OccurrenceView, ScheduleView
 

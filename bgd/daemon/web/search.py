@@ -24,10 +24,10 @@ from bgd.daemon.storage.lists import LoggedAttempt
 from bgd.daemon.web.queries import LogsQuery, read_query
 from bgd.daemon.web.responses import PageResponse, encode_json, html_response, render_part, wants_json
 from bgd.daemon.web.site import Site
-from bgd.formatting import iso_time, outcome_in_words
-from bgd.logfiles import LogReader
-from bgd.logsearch import LogFile, LogSearch, Needle, logs_in, read_small_logs
-from bgd.units import format_size
+from bgd.logs.files import LogReader
+from bgd.logs.search import LogFile, LogSearch, Needle, logs_in, read_small_logs
+from bgd.text.formatting import iso_time, outcome_in_words
+from bgd.text.units import format_size
 from bgd.wire.http import HTML, HttpRequest, HttpResponse, bad_request, unavailable
 from bgd.wire.launching import log_name
 

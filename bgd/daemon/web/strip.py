@@ -8,10 +8,10 @@ from time import localtime, strftime
 
 from markupsafe import Markup
 
-from bgd.brief import short_duration
 from bgd.core.job import ACTIVE, FINAL, State
 from bgd.daemon.storage.summaries import RECENT, Run
-from bgd.formatting import outcome_in_words
+from bgd.text.brief import short_duration
+from bgd.text.formatting import outcome_in_words
 
 STEP = 5  # units from one bar to the next
 HEIGHT = 20

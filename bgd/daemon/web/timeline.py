@@ -7,11 +7,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from bgd.brief import short_duration
 from bgd.core.job import FINAL, Move, State
 from bgd.core.scheduler import NOTE, SUBMIT
 from bgd.daemon.web.views import attempt_badge
-from bgd.formatting import needs_node, outcome_in_words
+from bgd.text.brief import short_duration
+from bgd.text.formatting import needs_node, outcome_in_words
 from bgd.wire.views import AttemptView, EventView, JobView
 
 WIDTH = 1000.0  # units of the picture

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bgd.brief import command_line, progress_line, progress_of, run_time, short_duration
 from bgd.core.job import ACTIVE, WAITING, Outcome, State
 from bgd.core.spec import DEFAULT_QUEUE
-from bgd.formatting import brief_usage, reason_in_words
+from bgd.text.brief import command_line, progress_line, progress_of, run_time, short_duration
+from bgd.text.formatting import brief_usage, reason_in_words
 from bgd.wire.views import AttemptView, JobUsage, JobView
 
 

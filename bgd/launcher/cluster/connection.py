@@ -9,8 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from bgd.errors import ProtocolError
-from bgd.frames import FrameWriter
 from bgd.launcher.context import Context
+from bgd.system.frames import FrameWriter
 from bgd.wire import launching
 from bgd.wire.framing import FrameReader
 from bgd.wire.launching import MAX_LAUNCHING_FRAME, AttemptKey, AttemptUsage, ToLauncher, encode

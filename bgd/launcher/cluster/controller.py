@@ -13,10 +13,10 @@ from itertools import islice
 
 from msgspec import Struct
 
-from bgd.clock import doubling, elapsed
 from bgd.launcher.children import Child, read_all, start_program
 from bgd.launcher.context import Context
 from bgd.launcher.problems import CannotStart, explained, one_line, printable
+from bgd.system.clock import doubling, elapsed
 from bgd.wire.launching import NotStarted, SlurmStart
 from bgd.wire.slurm import message_in, seconds_in
 

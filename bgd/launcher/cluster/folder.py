@@ -24,7 +24,7 @@ from bgd.launcher import journal
 from bgd.launcher.children import Child, fork
 from bgd.launcher.context import Context
 from bgd.launcher.problems import SHORTAGES, CannotStart, one_line, printable
-from bgd.paths import make_cluster_folder
+from bgd.settings.paths import make_cluster_folder
 from bgd.wire.launching import AttemptEnded, NotStarted
 from bgd.wire.slurm import message_in
 

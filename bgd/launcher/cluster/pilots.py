@@ -18,7 +18,6 @@ from math import inf
 
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.explain import Cause, Reason
 from bgd.launcher.attempt import Attempt
 from bgd.launcher.cluster.controller import Controller
@@ -29,6 +28,7 @@ from bgd.launcher.context import Context
 from bgd.launcher.deadlines import settle
 from bgd.launcher.journal import Began
 from bgd.launcher.problems import one_line
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptEnded, AttemptKey, AttemptUsage, Launch, NotStarted, SlurmStart
 
 log = logging.getLogger(__name__)

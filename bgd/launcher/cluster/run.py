@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.explain import Reason
 from bgd.core.job import EXPIRED, UNSEEN, Outcome
 from bgd.launcher.attempt import Attempt
@@ -21,6 +20,7 @@ from bgd.launcher.journal import Began, or_without
 from bgd.launcher.log_file import bytes_logged
 from bgd.launcher.output import AttemptOutput
 from bgd.launcher.tree import StopReason
+from bgd.system.clock import elapsed
 from bgd.wire import launching
 from bgd.wire.launching import AttemptEnded, AttemptStarted, ToLauncher
 

@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from bgd.clock import elapsed
 from bgd.core.spec import Isolation
 from bgd.launcher.children import Child, LostChild
 from bgd.launcher.context import Context
@@ -23,6 +22,7 @@ from bgd.launcher.spawn import Command, ResultFile, start_in_fork, start_process
 from bgd.launcher.warm import attempts
 from bgd.launcher.warm.attempts import ForkedExecution, NotAccepted, ReusedExecution
 from bgd.launcher.warm.channel import WORKER_PROTOCOL, SharedMemory, WorkerChannel, WorkerMessage
+from bgd.system.clock import elapsed
 from bgd.wire.launching import Launch, NotStarted, WarmStart
 
 log = logging.getLogger(__name__)

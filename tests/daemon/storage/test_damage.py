@@ -11,7 +11,6 @@ from collections import Counter
 
 import pytest
 
-from bgd.config import load
 from bgd.core.filters import Filter
 from bgd.core.job import Conditions, JobId, Outcome, State
 from bgd.daemon.launching import LauncherLink
@@ -20,6 +19,7 @@ from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot, begin_generation
 from bgd.daemon.supervisor import Supervisor
+from bgd.settings.config import load
 from bgd.wire.requests import GetStats, List
 from tests.daemon.storage.builders import BOOT, NOW, a_job, first_attempt, new, put, saves, submitted
 from tests.faults.figures import record

@@ -9,7 +9,6 @@ import threading
 
 import pytest
 
-from bgd.clock import elapsed
 from bgd.core.filters import Filter
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
@@ -17,6 +16,7 @@ from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.database import StoreBroken
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction, UnfinishedJob
 from bgd.daemon.storage.store import adopt_boot
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptKey, AttemptStarted, log_name
 from bgd.wire.requests import List
 from bgd.wire.views import JobError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import inf
 
-from bgd import clock
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.schedule_spec import Result
 from bgd.core.schedules import Occurrence
@@ -12,8 +11,9 @@ from bgd.daemon.storage import read, summaries
 from bgd.daemon.storage.records import AttemptEnd, JobEvent, NewAttempt, Transaction
 from bgd.daemon.storage.store import adopt_boot
 from bgd.daemon.storage.summaries import OldestQueued, Run, UsualTimes
-from bgd.facts import facts_of
-from bgd.formatting import is_slow
+from bgd.system import clock
+from bgd.text.facts import facts_of
+from bgd.text.formatting import is_slow
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import BOOT, NOW, a_job, move, new, put, saves
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import expect
 
-from bgd import clock
 from bgd.daemon.web.auth import PATIENCE_SECONDS
+from bgd.system import clock
 from tests.daemon.web.browsing import Browser, heard, held_secret
 from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post

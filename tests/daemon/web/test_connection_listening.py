@@ -18,7 +18,7 @@ from bgd.daemon.web.connection import WebServer
 from bgd.daemon.web.listening import SECRET_BYTES, Listening, listen
 from bgd.daemon.web.responses import PageResponse
 from bgd.errors import ConfigError
-from bgd.values import MAX_PORT, TcpAddress, UnixAddress
+from bgd.settings.values import MAX_PORT, TcpAddress, UnixAddress
 from bgd.wire.http import HttpResponse, RequestRefused
 
 

@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from bgd.daemon.web.live import Part, Snapshot, _Viewer
 from bgd.daemon.web.log_text import LogText, plain
-from bgd.logfiles import LogReader
+from bgd.logs.files import LogReader
 from bgd.wire.requests import DEFAULT_LIST
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from bgd.daemon.web import log_groups
 from bgd.daemon.web.log_groups import END, folded, group_after, group_before, title_of, without_mark
 from bgd.daemon.web.log_text import LogText, linked, part_before, part_from
-from bgd.logfiles import LogReader
+from bgd.logs.files import LogReader
 
 
 @pytest.fixture

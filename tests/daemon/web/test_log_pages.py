@@ -13,13 +13,13 @@ from unittest import mock
 
 import pytest
 
-from bgd import logfiles
-from bgd import logsearch as log_search
 from bgd.daemon.web import log_pages, log_text
 from bgd.daemon.web.log_pages import LAST_LINES, MAX_SEARCHES
 from bgd.daemon.web.log_text import LogThreads, line_begin, part_before
 from bgd.daemon.web.queries import SearchQuery
-from bgd.logfiles import LogReader
+from bgd.logs import files as logfiles
+from bgd.logs import search as log_search
+from bgd.logs.files import LogReader
 from bgd.wire.http import HttpRequest, RequestRefused
 from tests.daemon.web.browsing import Browser
 from tests.support import Daemon, wait_until

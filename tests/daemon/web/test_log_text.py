@@ -23,8 +23,8 @@ from bgd.daemon.web.log_text import (
     shown_line,
 )
 from bgd.daemon.web.markup import line_markup
-from bgd.logfiles import LogReader
-from bgd.logsearch import Needle
+from bgd.logs.files import LogReader
+from bgd.logs.search import Needle
 
 PIECES = st.lists(
     st.sampled_from([b"a", b"bc", b"\n", b"\n\n", b"\r", b"\r\n", "é".encode(), "\N{HOURGLASS}".encode()]),

@@ -12,12 +12,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 from msgspec.structs import asdict
 
-from bgd import clock
 from bgd.core.job import JobId, Now, Outcome, State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.storage import summaries
 from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.storage.store import Store, adopt_boot
+from bgd.system import clock
 from bgd.wire.views import JobError
 from tests.daemon.storage.builders import BOOT, a_job, new, saves, submitted
 from tests.daemon.web.browsing import Browser

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from bgd.config import load
 from bgd.core.job import State
 from bgd.core.spec import NOTIFICATION_QUEUE
 from bgd.daemon.queue_controls import queue_views
@@ -17,6 +16,7 @@ from bgd.daemon.storage.records import QueueControls
 from bgd.daemon.storage.summaries import Count, Finished
 from bgd.daemon.web import overview
 from bgd.daemon.web.rendering import render
+from bgd.settings.config import load
 from tests.daemon.web.browsing import Browser
 from tests.daemon.web.chromium import needs_chromium
 from tests.daemon.web.test_actions import post

@@ -20,8 +20,8 @@ from bgd.daemon.storage.records import AttemptEnd, NewAttempt, Transaction
 from bgd.daemon.web import search as web_search
 from bgd.daemon.web.log_text import LogThreads
 from bgd.daemon.web.search import LogsSearch
-from bgd.logfiles import BLOCK, LogReader
-from bgd.logsearch import Needle
+from bgd.logs.files import BLOCK, LogReader
+from bgd.logs.search import Needle
 from bgd.wire.http import HttpRequest, RequestRefused
 from bgd.wire.launching import log_name
 from tests.daemon.storage.builders import NOW, a_job, new, put, saves

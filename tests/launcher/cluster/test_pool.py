@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.job import Outcome
 from bgd.launcher.cluster.controller import SlurmJob
 from bgd.launcher.cluster.folder import Leftovers
@@ -19,6 +18,7 @@ from bgd.launcher.cluster.pilot import Pilot, Stage
 from bgd.launcher.cluster.pilots import PilotPool
 from bgd.launcher.cluster.run import PilotRun
 from bgd.launcher.journal import Began, Journal, JournalContents, read
+from bgd.system.clock import elapsed
 from bgd.wire.launching import Acknowledge, AttemptEnded, AttemptKey, PilotNode
 from tests.daemon.waiting import until
 from tests.launcher.host import STORE, launch_of

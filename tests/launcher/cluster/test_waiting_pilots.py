@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.clock import elapsed
 from bgd.core.explain import Cause
 from bgd.core.job import EXPIRED, Outcome
+from bgd.system.clock import elapsed
 from bgd.wire.launching import AttemptStarted
 from tests.launcher.host import is_alive
 from tests.support import wait_until

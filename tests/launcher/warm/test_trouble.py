@@ -19,7 +19,7 @@ from bgd.launcher.journal import JournalContents
 from bgd.launcher.problems import CannotStart
 from bgd.launcher.warm.channel import _MAX_PACKET, WORKER_PROTOCOL
 from bgd.launcher.warm.worker import WorkerPool
-from bgd.startup import open_descriptors
+from bgd.settings.startup import open_descriptors
 from bgd.wire.launching import WarmStart
 from bgd.worker import WORKER, channel
 from tests.launcher.host import Host, Supervisor, launch_of, needs_strace

@@ -18,7 +18,6 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from bgd import values
 from bgd.core import spec
 from bgd.core.job import Rate, RetryPolicy
 from bgd.core.schedule_spec import Missed, Overlap, PassedVariables, ScheduleName, ScheduleSpec
@@ -31,8 +30,9 @@ from bgd.core.target import (
     problem_with_template,
 )
 from bgd.errors import ConfigError, nearest
-from bgd.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
-from bgd.settings import (
+from bgd.settings import values
+from bgd.settings.paths import SYSTEM_PATHS, DaemonPaths, check_socket, home_folder, paths_in, user_paths
+from bgd.settings.sources import (
     ANY,
     Key,
     Schema,
@@ -45,8 +45,8 @@ from bgd.settings import (
     or_word,
     read_section,
 )
-from bgd.units import DURATION, SIZE, requirement
-from bgd.values import ANY_COMMAND, Address, TcpAddress
+from bgd.settings.values import ANY_COMMAND, Address, TcpAddress
+from bgd.text.units import DURATION, SIZE, requirement
 from bgd.wire.requests import ShutdownMode
 
 MIN_LOG = 1_000  # bytes; less would keep no line whole

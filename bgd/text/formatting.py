@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from bgd.brief import BATCH_COUNTS, arguments_of, percent, quoted
 from bgd.core.explain import Explanation, in_words, waiting_line
 from bgd.core.job import WAITING, Outcome, State
 from bgd.core.spec import (
@@ -20,8 +19,9 @@ from bgd.core.spec import (
     SlurmOptions,
     kind_of,
 )
-from bgd.escape import one_line
-from bgd.units import format_duration, format_size, notation_of
+from bgd.text.brief import BATCH_COUNTS, arguments_of, percent, quoted
+from bgd.text.escape import one_line
+from bgd.text.units import format_duration, format_size, notation_of
 from bgd.wire.views import (
     AttemptView,
     BatchView,

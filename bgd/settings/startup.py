@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from msgspec import Struct
 
-from bgd.clock import elapsed
 from bgd.errors import BgdError
-from bgd.paths import AUTOSTART_LOG
-from bgd.units import format_size
+from bgd.settings.paths import AUTOSTART_LOG
+from bgd.system.clock import elapsed
+from bgd.text.units import format_size
 
 if TYPE_CHECKING:
     import asyncio

@@ -19,8 +19,8 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bgd.escape import one_line
-from bgd.terminal import plain_line
+from bgd.text.escape import one_line
+from bgd.text.terminal import plain_line
 from bgd.wire.launching import log_name
 
 MAX_CHUNK = 64 * 1024  # bytes read at once

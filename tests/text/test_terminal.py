@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from bgd.daemon.web.markup import as_markup, line_markup, palette
-from bgd.escape import CONTROL, INVISIBLE
-from bgd.terminal import Terminal
+from bgd.text.escape import CONTROL, INVISIBLE
+from bgd.text.terminal import Terminal
 
 OUTPUT = st.text(st.sampled_from("ax<>&\"'\x1b[];:mKGCD0123489\r\n\b\t\x07\u202e"), max_size=60)
 

@@ -5,7 +5,7 @@ This module imports next to nothing, because `bgctl list` starts with it.
 
 from __future__ import annotations
 
-from bgd.escape import one_line
+from bgd.text.escape import one_line
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:

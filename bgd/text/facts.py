@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from bgd.brief import short_duration
-from bgd.formatting import (
+from bgd.text.brief import short_duration
+from bgd.text.formatting import (
     executor_line,
     is_slow,
     number_ranges,
@@ -16,7 +16,7 @@ from bgd.formatting import (
     retries_line,
     rules_line,
 )
-from bgd.units import format_duration
+from bgd.text.units import format_duration
 from bgd.wire.views import AttemptView, JobView
 
 if TYPE_CHECKING:  # `bgctl show` has no messages

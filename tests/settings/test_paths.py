@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bgd.errors import ConfigError
-from bgd.paths import find_program, make_folder
+from bgd.settings.paths import find_program, make_folder
 from tests.launcher.unprivileged import NOBODY
 
 AS_NOBODY = f"""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from bgd import timezones
+from bgd.system import timezones
 
 RULES = [
     "CET-1CEST,M3.5.0,M10.5.0/3",

@@ -1,6 +1,7 @@
 """Readers: how the values of keys are read and checked, for example durations, sizes, paths and addresses.
 
-A reader takes a Setting and raises ValueError, whose text says what is allowed. bgd.config has the keys.
+A reader takes a Setting and raises ValueError, whose text says what is allowed. bgd.settings.config has the
+keys.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from bgd.core.job import Decision, ExceptionRules, NextStep, Rate
 from bgd.core.spec import kind_of
 from bgd.core.target import is_dotted_name, is_module
 from bgd.errors import ConfigError
-from bgd.paths import MAX_SOCKET_PATH
-from bgd.settings import Reader, Setting, parse_toml
-from bgd.units import WrongValue, format_duration, read
+from bgd.settings.paths import MAX_SOCKET_PATH
+from bgd.settings.sources import Reader, Setting, parse_toml
+from bgd.text.units import WrongValue, format_duration, read
 
 T = TypeVar("T")
 
@@ -340,7 +341,7 @@ def job_option(name: str) -> Reader[Any]:
 
 def time_zone(setting: Setting) -> str:
     """Read the name of a time zone that this machine has."""
-    from bgd.timezones import is_zone, problem_with_zone  # noqa: PLC0415 - most configurations name no zone
+    from bgd.system.timezones import is_zone, problem_with_zone  # noqa: PLC0415 - most configurations name no zone
 
     name = text(setting)
     if problem := problem_with_zone(name):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bgd.core.job import Outcome
-from bgd.systemd import ServiceManager, take_sockets
+from bgd.system.systemd import ServiceManager, take_sockets
 from bgd.wire.launching import AttemptEnded, Goodbye
 from tests.launcher.host import PATIENCE, Host
 from tests.support import DEADLINE, ROOT, wait_until
@@ -22,7 +22,7 @@ from tests.support import DEADLINE, ROOT, wait_until
 # Puts a socket where systemd would, and prints what take_sockets takes
 TAKE = """
 import os, sys
-from bgd.systemd import take_sockets
+from bgd.system.systemd import take_sockets
 os.dup2(int(sys.argv[1]), 3)
 environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "bgd.socket"}
 (taken,) = take_sockets(environ)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from bgctl.tables import local_time
-from bgd.brief import percent, progress_line, quoted, run_time, short_duration
 from bgd.core.explain import Cause, Explanation, Reason
 from bgd.core.job import Outcome, State
-from bgd.facts import facts_of
-from bgd.formatting import (
+from bgd.text.brief import percent, progress_line, quoted, run_time, short_duration
+from bgd.text.facts import facts_of
+from bgd.text.formatting import (
     _NOT_STARTED,
     explanation_as_json,
     iso_time,

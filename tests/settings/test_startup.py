@@ -11,8 +11,8 @@ import sys
 import pytest
 import uvloop
 
-from bgd.paths import AUTOSTART_LOG
-from bgd.startup import KEPT_LOG, MAX_LOG, call_in_loop, open_descriptors, shorten_log
+from bgd.settings.paths import AUTOSTART_LOG
+from bgd.settings.startup import KEPT_LOG, MAX_LOG, call_in_loop, open_descriptors, shorten_log
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -89,7 +89,7 @@ def test_a_log_that_somebody_else_has_named_is_left_alone(long_log):
 
 FULL = """
 import gc, os, resource
-from bgd.startup import described
+from bgd.settings.startup import described
 
 gc.disable()
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd.units import format_duration, format_size, parse_duration, parse_past_time, parse_size
+from bgd.text.units import format_duration, format_size, parse_duration, parse_past_time, parse_size
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgd import logfiles, logsearch
-from bgd.logfiles import LogReader
-from bgd.logsearch import LogSearch, Needle, lines_with
+from bgd.logs import files as logfiles
+from bgd.logs import search as logsearch
+from bgd.logs.files import LogReader
+from bgd.logs.search import LogSearch, Needle, lines_with
 
 OUTPUT = st.text("ab\nA", max_size=60).map(str.encode)
 

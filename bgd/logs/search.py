@@ -12,9 +12,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bgd.escape import one_line
-from bgd.logfiles import BLOCK, LogReader, open_log
-from bgd.terminal import plain_line
+from bgd.logs.files import BLOCK, LogReader, open_log
+from bgd.text.escape import one_line
+from bgd.text.terminal import plain_line
 
 MAX_LINE = 256 * 1024  # bytes; a longer line is searched in parts
 STEP = 16 * 1024 * 1024  # bytes that one call on a thread searches: some hundredths of a second

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain, groupby
 
-from bgd.escape import CONTROL, INVISIBLE, visible_symbol
+from bgd.text.escape import CONTROL, INVISIBLE, visible_symbol
 
 MAX_COLUMN = 1_000  # to which a sequence may move; text may be longer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from bgd import clock
-from bgd.clock import Alarm, boot_id, elapsed
+from bgd.system import clock
+from bgd.system.clock import Alarm, boot_id, elapsed
 
 PATIENCE = 10.0
 

@@ -1,6 +1,6 @@
 """Settings: values as the configuration file and the environment give them, and where each came from.
 
-bgd.values reads them; bgd.config has the keys.
+bgd.settings.values reads them; bgd.settings.config has the keys.
 """
 
 from __future__ import annotations

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bgd.config import (
+from bgd.core.breakers import BreakerRule
+from bgd.core.job import Decision, NextStep, Rate, RetryPolicy
+from bgd.core.spec import ExecutorKind
+from bgd.core.target import ClassPolicy, class_policy, parse_target
+from bgd.daemon.queue_controls import breaker_rules
+from bgd.errors import ConfigError
+from bgd.settings.config import (
     PORTS,
     SCHEMA,
     Auth,
@@ -25,24 +31,18 @@ from bgd.config import (
     RunnerConfig,
     load,
 )
-from bgd.core.breakers import BreakerRule
-from bgd.core.job import Decision, NextStep, Rate, RetryPolicy
-from bgd.core.spec import ExecutorKind
-from bgd.core.target import ClassPolicy, class_policy, parse_target
-from bgd.daemon.queue_controls import breaker_rules
-from bgd.errors import ConfigError
-from bgd.paths import SYSTEM_PATHS
-from bgd.settings import MAX_FILE, names_of
-from bgd.values import TcpAddress, UnixAddress
+from bgd.settings.paths import SYSTEM_PATHS
+from bgd.settings.sources import MAX_FILE, names_of
+from bgd.settings.values import TcpAddress, UnixAddress
 from bgd.wire.requests import ShutdownMode
 
-DOCUMENTED = Path(__file__).parent.parent / "etc" / "bgd.toml"
+DOCUMENTED = Path(__file__).parents[2] / "etc" / "bgd.toml"
 HOME = {"HOME": "/home/ada"}
 
 
 @pytest.fixture(autouse=True)
 def _without_a_file_of_this_machine(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bgd.config.SYSTEM_PATHS", replace(SYSTEM_PATHS, config="/nowhere/bgd.toml"))
+    monkeypatch.setattr("bgd.settings.config.SYSTEM_PATHS", replace(SYSTEM_PATHS, config="/nowhere/bgd.toml"))
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What the machine offers: clocks, mounts, streams, its service manager."""
