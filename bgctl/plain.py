@@ -15,7 +15,6 @@ import time
 
 from bgctl.plain_wire import Daemon, Unusual
 from bgd.client.inherited import OWN_PREFIX, caller_session, public_environment, read_umask
-from bgd.text.brief import GROUPS
 
 TYPE_CHECKING = False  # as type checkers know it; typing takes as long to import as Python to start
 if TYPE_CHECKING:
@@ -316,7 +315,7 @@ def _act(verb: str, job: int, begun: Begun) -> None:
 def _explain_all() -> None:
     """Print what keeps the jobs that wait from running, if there are not too many."""
     daemon = Daemon()
-    parts = daemon.ask("list", "jobs", states=[*GROUPS[1]], limit=_MOST_EXPLAINED + 1)
+    parts = daemon.ask("list", "jobs", states=_waiting_states(), limit=_MOST_EXPLAINED + 1)
     jobs = [job["id"] for part in parts for job in part["jobs"]]
     if not 0 < len(jobs) <= _MOST_EXPLAINED:
         raise Unusual
@@ -337,11 +336,17 @@ def _explain(daemon: Daemon, jobs: Sequence[int]) -> None:
         if reply["type"] != "explained":
             raise Unusual
         view: Any = _View(reply["job"])
-        if not reply["explanation"].get("reasons") or view.reason or view.state not in GROUPS[1]:
+        if not reply["explanation"].get("reasons") or view.reason or view.state not in _waiting_states():
             raise Unusual
         explanation = _converted(reply["explanation"], Explanation)
         lines += waiting_lines(view, view.state, explanation, time.time())
     _print(lines)
+
+
+def _waiting_states() -> list[str]:
+    from bgd.text.brief import GROUPS  # noqa: PLC0415 - only to explain
+
+    return [*GROUPS[1]]
 
 
 def _converted(value: Any, kind: Any) -> Any:
