@@ -130,7 +130,7 @@ debian-packages:
 	fi; \
 	echo "*** NOT INSTALLED: $$missing. The tests that need it are SKIPPED. ***" >&2
 
-bench: blocking  ## measure bgd and its peers, for half an hour; writes docs/benchmarks.md (QUESTIONS="submit start", ROUNDS=1)
+bench: blocking  ## measure bgd and its peers, for an hour; writes docs/benchmarks.md (QUESTIONS="submit start", ROUNDS=1)
 	$(BIN)/python -m tests.bench $(QUESTIONS) $(if $(ROUNDS),--rounds $(ROUNDS)) $(OPTIONS)
 
 bench-compare: blocking  ## measure BASE=revision and the last commit in turns (QUESTIONS="submit start": only these)

@@ -17,6 +17,7 @@ from functools import partial
 
 from bgd.core.spec import Isolation, JobSpec
 from bgd.wire.requests import Cancel
+from tests.bench import foreign_peers
 from tests.bench.class_jobs import memory, processor
 from tests.bench.harness import daemon, report, spread, submitted_many
 from tests.bench.options import Peers, arguments
@@ -34,6 +35,10 @@ PEERS_JOBS = {
     "celery_process_each": 100,
     "dramatiq_processes": 3_000,
     "procrastinate": 500,
+    "bunqueue": 3_000,
+    "bunqueue_synced": 1_000,
+    "graphile_worker": 3_000,
+    "sidekiq": 10_000,
 }
 RATIOS = {
     "p5_share_of_bare_fork": ("bgd_fork", "bare_fork"),
@@ -79,7 +84,10 @@ def bare_forks(at_once: int, count: int) -> tuple[float, float]:
     return float(rate), float(microseconds)
 
 
-def peer_run(name: str, at_once: int, count: int) -> tuple[float, float]:
+def peer_run(name: str, at_once: int, count: int) -> tuple[float, float | None]:
+    """Return jobs per second, and the private MB of a running job if it has a process."""
+    if name in foreign_peers.PEERS:
+        return foreign_peers.run_rate(name, at_once, count), None
     found = answer(name, PROGRAMS / "peers.py", name, at_once, count)
     return found["rate"], found["megabytes"]
 
@@ -91,10 +99,10 @@ def measure(at_once: int, rounds: int, share: float, *, with_peers: bool) -> Non
     sizes: dict[str, list[float]] = {}
     used: dict[str, list[float]] = {}
     for _ in range(rounds):
+        runs: dict[str, tuple[float, float | None]] = {}
         rate, microseconds = bare_forks(at_once, round(BARE_FORKS * share))
         rates.setdefault("bare_fork", []).append(rate)
         used.setdefault("bare_fork", []).append(microseconds)
-        runs = {}
         for isolation, count in BGD_JOBS.items():
             rate, size, spent = bgd_run(isolation, at_once, round(count * share))
             runs[f"bgd_{isolation}"] = rate, size
@@ -104,9 +112,10 @@ def measure(at_once: int, rounds: int, share: float, *, with_peers: bool) -> Non
             run = peers.ask(name, partial(peer_run, name, at_once, round(count * share)))
             if run is not None:
                 runs[name] = run
-        for name, (rate, size) in runs.items():
+        for name, (rate, own) in runs.items():
             rates.setdefault(name, []).append(rate)
-            sizes.setdefault(name, []).append(size)
+            if own is not None:
+                sizes.setdefault(name, []).append(own)
     median = {name: statistics.median(values) for name, values in rates.items()}
     report(
         "class jobs",

@@ -25,7 +25,7 @@ from tests.bench.peer_programs import PROGRAMS, answer
 SLOTS = 8
 RATE = 250.0  # jobs that become due in a second
 LEAD = 3.0  # seconds from the first submit to the first that is due
-PEERS_LEAD = 45.0  # they take jobs one by one
+PEERS_LEAD = 90.0  # they take jobs one by one
 PEERS = ("rq_simple", "huey_processes", "celery_pool", "dramatiq_processes", "procrastinate")
 CONFIGURATION = f"""
     [security]

@@ -1,6 +1,6 @@
 """How many steps of class jobs are recorded durably in a second: by one job, and by many at once?
 
-Beside a bare commit of SQLite, one submit after the other by `bgd.Client`, and DBOS on SQLite.
+Beside a bare commit of SQLite, one submit after the other by `bgd.Client`, DBOS on SQLite, and Restate.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bgd import Client, Job
 from bgd.core.spec import Isolation
-from tests.bench import installing
+from tests.bench import foreign_peers, installing
 from tests.bench.bench_submit import by_client_rate
 from tests.bench.class_jobs import memory
 from tests.bench.harness import daemon, raw_commits_a_second, report, spread, submit
@@ -29,7 +30,6 @@ CONFIGURATION = f"""
     isolation = "{Isolation.REUSE}"
 """
 AT_ONCE = 32  # jobs
-PEER = "dbos"
 DEADLINE = 600.0  # seconds
 
 
@@ -66,6 +66,12 @@ def dbos_rates(each: int) -> dict[str, float]:
     return {"dbos_one_workflow": found["alone"], "dbos_all_workflows": found["together"]}
 
 
+PEERS: dict[str, Callable[[int], dict[str, float]]] = {
+    "dbos": dbos_rates,
+    "restate": lambda each: foreign_peers.restate_rates(each, AT_ONCE),
+}
+
+
 def main() -> None:
     options = arguments(__doc__, rounds=3)
     each = 100 if options.quick else 2_000
@@ -73,7 +79,8 @@ def main() -> None:
     peers = Peers()
     for _ in range(options.rounds):
         found = bgd_rates(each, each)
-        found |= {} if options.no_peers else peers.ask(PEER, partial(dbos_rates, each // 10)) or {}
+        for name, measure in {} if options.no_peers else PEERS.items():
+            found |= peers.ask(name, partial(measure, each // 10)) or {}
         for name, rate in found.items():
             rates.setdefault(name, []).append(rate)
     report(

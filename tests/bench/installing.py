@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +32,20 @@ DEBIAN_PACKAGES = {
     "tsp": ("task-spooler",),
     "nq": ("nq",),
     "parallel": ("parallel",),
+    "ruby3.3": (
+        *("ruby3.3", "libruby3.3", "libyaml-0-2", "libgmp10", "libffi8"),
+        *("ruby-sidekiq", "ruby-rack", "ruby-redis-client", "ruby-connection-pool", "ruby-concurrent"),
+    ),
 }
 POSTGRES_PACKAGES = ("postgresql-15", "postgresql-client-15", "libllvm14", "libpq5")
+
+MACHINE = {"aarch64": "arm64"}.get(platform.machine(), "x64")  # as npm calls it
+
+# The versions that npm resolves; bun and Node run them. Graphile Worker needs a newer Node than Debian has
+NODE_PACKAGES = (
+    *("bun", "bunqueue", "graphile-worker", "pg", f"node-linux-{MACHINE}@22"),
+    *("@restatedev/restate-server", "@restatedev/restate-sdk"),
+)
 
 REDIS_DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 NOBODY = 65534  # PostgreSQL does not run as root
@@ -75,11 +88,58 @@ def program(name: str) -> tuple[str, dict[str, str]]:
     return str(root / "usr/bin" / name), environment
 
 
+def node_packages() -> Path:
+    """Return the folder of the packages of npm; install them when one is missing."""
+    folder = CACHE / "npm"
+
+    def install() -> None:
+        command = [
+            "npm",
+            "install",
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--prefix",
+            str(folder),
+        ]
+        subprocess.run([*command, *NODE_PACKAGES], stdout=sys.stderr, check=True)
+
+    _complete(folder, NODE_PACKAGES, install)
+    return folder / "node_modules"
+
+
+def bun() -> Path:
+    return node_packages() / f"@oven/bun-linux-{MACHINE}/bin/bun"
+
+
+def node() -> Path:
+    return node_packages() / f"node-linux-{MACHINE}/bin/node"
+
+
+def sidekiq() -> tuple[str, str, dict[str, str]]:
+    """Return Ruby, the program of Sidekiq, and their environment, unpacked from Debian's packages."""
+    root = _unpacked("ruby3.3", DEBIAN_PACKAGES["ruby3.3"])
+    libraries = [
+        *sorted(root.glob("usr/share/rubygems-integration/all/gems/*/lib")),
+        *sorted(root.glob("usr/share/rubygems-integration/all/gems/concurrent-ruby-*/lib/concurrent-ruby")),
+        *sorted(root.glob("usr/lib/ruby/3.*")),
+        *sorted(root.glob("usr/lib/*/ruby/3.*")),
+    ]
+    environment = {
+        **os.environ,
+        "RUBYLIB": ":".join(map(str, libraries)),
+        "LD_LIBRARY_PATH": ":".join(str(folder) for folder in root.glob("usr/lib/*-linux-gnu")),
+    }
+    (program,) = root.glob("usr/share/rubygems-integration/all/gems/sidekiq-*/bin/sidekiq")
+    return str(root / "usr/bin/ruby3.3"), str(program), environment
+
+
 @contextmanager
 def redis(folder: Path) -> Iterator[None]:
     """Run a Redis in this folder that syncs each change, listening at redis.sock there."""
     path, environment = program("redis-server")
-    with _server(
+    with server(
         [
             path,
             "--port",
@@ -102,7 +162,7 @@ def beanstalkd(folder: Path) -> Iterator[None]:
     path, environment = program("beanstalkd")
     (folder / "binlog").mkdir()
     address = folder / "beanstalkd.sock"
-    with _server([path, "-b", str(folder / "binlog"), "-f0", "-l", f"unix:{address}"], environment, address):
+    with server([path, "-b", str(folder / "binlog"), "-f0", "-l", f"unix:{address}"], environment, address):
         yield
 
 
@@ -119,40 +179,49 @@ def postgresql(folder: Path) -> Iterator[None]:
     initialise = [f"{programs}/initdb", "--auth=trust", "--username=bench", f"--pgdata={data}", "--no-sync"]
     subprocess.run(initialise, user=user, stdout=subprocess.DEVNULL, cwd=folder, check=True)
     command = [f"{programs}/postgres", "-D", str(data), "-k", str(folder), "-c", "listen_addresses="]
-    with _server(command, dict(os.environ), folder / ".s.PGSQL.5432", user=user):
+    with server(command, dict(os.environ), folder / ".s.PGSQL.5432", user=user):
         yield
 
 
-def say(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
 @contextmanager
-def _server(
+def server(
     command: list[str], environment: dict[str, str], address: Path, user: int | None = None
 ) -> Iterator[None]:
     with address.with_suffix(".log").open("wb") as log:
-        server = subprocess.Popen(
+        running = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, cwd=address.parent, user=user
         )
         try:
             wait_until(address.exists)
             yield
         finally:
-            server.terminate()
-            server.wait()
+            running.terminate()
+            running.wait()
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _python_with(packages: tuple[str, ...], name: str, python: str) -> Path:
     folder = CACHE / name
+
+    def install() -> None:
+        subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([folder / "bin/pip", "install", "--quiet", *packages], check=True)
+
+    _complete(folder, packages, install)
+    return folder / "bin/python"
+
+
+def _complete(folder: Path, packages: tuple[str, ...], install: Callable[[], None]) -> None:
+    """Install the packages into this folder, unless that has been done."""
     wanted = "\n".join(packages)
     complete = folder / "complete"
     if not complete.exists() or complete.read_text() != wanted:
         say(f"installing {', '.join(packages)} into {folder}")
-        subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin/pip", "install", "--quiet", *packages], check=True)
+        install()
         complete.write_text(wanted)
-    return folder / "bin/python"
 
 
 def _postgresql_programs() -> Path:

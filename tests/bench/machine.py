@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import platform
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 from tests.bench.installing import CACHE
 from tests.support import ROOT
 
+ABOUT = ("processors", "memory", "kernel", "file system", "Python, SQLite")
+
 # Where a version is found: a program of a Debian package, or a Python package
 PROGRAMS = {
     "xargs": ("xargs", "findutils"),
@@ -23,10 +26,16 @@ PROGRAMS = {
     "beanstalkd": ("beanstalkd", "beanstalkd"),
     "redis": ("redis-server", "redis-server"),
     "postgresql": ("postgresql", "postgresql-15"),
+    "sidekiq": ("ruby3.3", "ruby-sidekiq"),
 }
 PYTHON_PACKAGES = ("rq", "huey", "celery", "dramatiq", "procrastinate", "hyperqueue", "dbos")
-BROKERS = dict.fromkeys(("rq", "celery", "dramatiq"), "redis")
-BROKERS |= dict.fromkeys(("oban", "procrastinate"), "postgresql")
+NODE_PACKAGES = {
+    "bunqueue": "bunqueue",
+    "graphile_worker": "graphile-worker",
+    "restate": "@restatedev/restate-server",
+}
+BROKERS = dict.fromkeys(("rq", "celery", "dramatiq", "sidekiq"), "redis")
+BROKERS |= dict.fromkeys(("oban", "procrastinate", "graphile_worker"), "postgresql")
 
 
 def revision() -> str:
@@ -43,19 +52,21 @@ def revision() -> str:
 def machine() -> dict[str, str]:
     processor = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return {
-        "processors": f"{os.cpu_count()} of {processor[1] if processor else platform.machine()}",
-        "memory": f"{memory:.1f} GiB",
-        "kernel": platform.release(),
-        "file system": _file_system(),
-        "Python, SQLite": f"{platform.python_version()}, {sqlite3.sqlite_version}",
-    }
+    values = (
+        f"{os.cpu_count()} of {processor[1] if processor else platform.machine()}",
+        f"{memory:.1f} GiB",
+        platform.release(),
+        _file_system(),
+        f"{platform.python_version()}, {sqlite3.sqlite_version}",
+    )
+    return dict(zip(ABOUT, values, strict=True))
 
 
 def versions() -> dict[str, str]:
     """Return the version of each system that is installed, brokers included."""
     found = {name: _of_debian(*place) for name, place in PROGRAMS.items()}
     found |= {name: _of_python(name) for name in PYTHON_PACKAGES}
+    found |= {name: _of_node(package) for name, package in NODE_PACKAGES.items()}
     found |= {"bgd": revision(), "oban": _of_python("oban", "oban"), "pueue": _printed("pueue", "--version")}
     for name, broker in BROKERS.items():
         title = {"redis": "Redis", "postgresql": "PostgreSQL"}[broker]
@@ -77,6 +88,11 @@ def _of_python(name: str, environment: str = "peers") -> str:
     for folder in CACHE.glob(f"{environment}/lib/*/site-packages/{name}-*.dist-info"):
         return folder.name.removesuffix(".dist-info").partition("-")[2]
     return ""
+
+
+def _of_node(name: str) -> str:
+    path = CACHE / "npm/node_modules" / name / "package.json"
+    return str(json.loads(path.read_text())["version"]) if path.exists() else ""
 
 
 def _printed(*command: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import plot
+from tests.bench.machine import ABOUT as MACHINE
 from tests.bench.systems import SYSTEMS, YARDSTICKS, label, system_of
 from tests.bench.tables import SECTIONS, Comparison, Growth, Report
 
@@ -99,15 +100,17 @@ def _sections_of(text: str) -> dict[str, str]:
 
 
 def _setting(results: Mapping[str, Result], earlier: str) -> Iterator[str]:
-    newest = max(results.values(), key=lambda result: result["at"])
-    versions = {cells[0]: cells[1] for cells in _rows(earlier, SETTING_TITLE)}
+    before = {cells[0]: cells[1] for cells in _rows(earlier, SETTING_TITLE)}  # of both tables
+    newest = max(results.values(), key=lambda result: result["at"], default=None)
+    machine = newest["machine"] if newest else {name: before[name] for name in MACHINE if name in before}
+    versions = newest["versions"] if newest else {}
     yield SETTING_TITLE
     yield "As they were at the last measurement. Each section says when and on which processors its own was."
-    yield _table(("", ""), [(name, str(value)) for name, value in newest["machine"].items()])
+    yield _table(("", ""), [(name, str(value)) for name, value in machine.items()])
     yield _table(
         ("system", "version", "setting"),
         [
-            (each.name, newest["versions"].get(name) or versions.get(each.name, "not measured"), each.setting)
+            (each.name, versions.get(name) or before.get(each.name, "not measured"), each.setting)
             for name, each in SYSTEMS.items()
         ],
     )

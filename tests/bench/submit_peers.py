@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench import installing
+from tests.bench import foreign_peers, installing
 from tests.bench.peer_programs import PROGRAMS, answer
 
 PUT = b"put 0 0 120 64\r\n" + b"j" * 64 + b"\r\n"
@@ -40,6 +41,10 @@ def library(name: str, amounts: Amounts) -> Rates:
     numbers = (amounts.one_by_one, amounts.clients, amounts.each, amounts.bulk)
     rates: Rates = answer(name, PROGRAMS / "enqueue.py", name, *numbers, deadline=PATIENCE)
     return rates
+
+
+def foreign(name: str, amounts: Amounts) -> Rates:
+    return foreign_peers.submit_rates(name, amounts.one_by_one, amounts.clients, amounts.each, amounts.bulk)
 
 
 def beanstalkd(amounts: Amounts) -> Rates:
@@ -99,6 +104,7 @@ PEERS: dict[str, Callable[[Amounts], Rates]] = {
     "task_spooler": task_spooler,
     "nq": nq,
     "hyperqueue": hyperqueue,
+    **{name: partial(foreign, name) for name in foreign_peers.PEERS},
 }
 
 

@@ -71,7 +71,8 @@ def _submit(reports: Sequence[Report]) -> Iterator[Comparison]:
         "submit-at-once",
         "P2: 64 clients submit at once",
         "Each client waits for its answer before it submits again. The clients of libraries, and bgd's Python"
-        " clients, are threads of two processes; the bare ones share two processes without threads.",
+        " clients, are threads of two processes, those in JavaScript coroutines of two; the bare ones share"
+        " two processes without threads.",
         "jobs per second",
         [""],
         {"bgd_bare": figure("p2_64_clients"), "bgd_client": figure("p2_64_by_client"), **peers("p2")},
@@ -81,8 +82,8 @@ def _submit(reports: Sequence[Report]) -> Iterator[Comparison]:
     yield Comparison(
         "submit-many",
         "P3: many jobs in one request",
-        "bgd by `submit_many`, RQ by its call for many jobs, Procrastinate by its batch, beanstalkd by"
-        " pipelining, HyperQueue as one job with many tasks, in memory. `bgctl batch` is a program that"
+        "bgd by `submit_many`, the libraries by their calls for many jobs, beanstalkd by pipelining,"
+        " HyperQueue as one job with many tasks, in memory. `bgctl batch` is a program that"
         " starts and reads a line for each job. The others have no call for many jobs.",
         "jobs per second",
         [""],
@@ -141,10 +142,11 @@ def _class_jobs(reports: Sequence[Report]) -> Iterator[Comparison]:
         "P6: functions in reused processes",
         "The same function in processes that do one job after the other. bgd's `fork`, which gives each job a"
         " process of its own, is here to compare. For Dramatiq, which counts nothing, each job adds a byte"
-        " to a file.",
+        " to a file. So it does for Sidekiq, bunqueue and Graphile Worker, whose workers are one process with"
+        " threads or coroutines, and hold no such objects.",
         "jobs per second",
         columns,
-        rates("bgd_reuse", "bgd_fork", *(name for name in CLASS_JOB_POOLS)),
+        rates("bgd_reuse", "bgd_fork", *CLASS_JOB_POOLS, *IN_ONE_PROCESS),
         ours="bgd_reuse",
     )
     yield Comparison(
@@ -165,6 +167,8 @@ def _class_jobs(reports: Sequence[Report]) -> Iterator[Comparison]:
 
 
 CLASS_JOB_POOLS = ("huey_processes", "celery_pool", "dramatiq_processes", "rq_simple", "procrastinate")
+
+IN_ONE_PROCESS = ("bunqueue", "bunqueue_synced", "graphile_worker", "sidekiq")
 
 
 def _latency(reports: Sequence[Report]) -> Iterator[Comparison]:
@@ -475,13 +479,15 @@ def _steps(reports: Sequence[Report]) -> Iterator[Comparison]:
         "steps",
         "Steps of class jobs",
         f"Steps that do nothing, each on disk before the next: of one job and of {report['at_once']} at"
-        " once. Beside commits of SQLite and submits of `bgd.Client` one by one.",
+        " once. Beside commits of SQLite and submits of `bgd.Client` one by one. The steps of DBOS run in the"
+        " program that measures, those of Restate in a service in JavaScript that its server calls.",
         "a second",
         ["one", "together"],
         {
             "raw_sqlite": [figure("raw_sqlite_commits"), None],
             "bgd, submits one by one": [figure("p1_by_client"), None],
             "bgd": [figure("one_job"), figure("all_jobs")],
+            "restate_calls": [figure("restate_one_call"), figure("restate_all_calls")],
             "dbos_workflows": [figure("dbos_one_workflow"), figure("dbos_all_workflows")],
         },
         ours="bgd",

@@ -39,7 +39,7 @@ MEASURED = [
     *bench_quiet.PEERS,
     *bench_printing.PEERS,
     *bench_start.PEERS,
-    bench_steps.PEER,
+    *bench_steps.PEERS,
 ]
 FIGURE = {"min": 90.0, "median": 100.0, "max": 110.0, "n": 3}
 CUTS = dict.fromkeys(("p50", "p95", "p99"), 1.5)
@@ -181,6 +181,15 @@ def test_a_page_is_the_same_whether_questions_are_measured_together_or_one_by_on
 
     one, two, both = (tmp_path.joinpath(name, "benchmarks.md").read_text() for name in ("one", "two", "both"))
     assert one == two == both
+
+
+def test_a_page_without_new_figures_stays_as_it_is(tmp_path):
+    write(tmp_path, versions={"rq": "3"}, submit=submit_report(rq=50.0), results=results_report())
+    before = (tmp_path / "benchmarks.md").read_text()
+
+    page.write({}, tmp_path)
+
+    assert (tmp_path / "benchmarks.md").read_text() == before
 
 
 def test_calls_of_reused_processes_are_compared_with_those_of_bgd(tmp_path):
@@ -409,7 +418,7 @@ def write(folder, *, quick=False, load=0.0, versions=None, **reports):
         {
             name: {
                 **shared,
-                "machine": {},
+                "machine": {"processors": "2 of them"},
                 "versions": versions or {},
                 "reports": found if isinstance(found, list) else [found],
             }
