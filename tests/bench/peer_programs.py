@@ -10,24 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import installing
+from tests.bench.class_jobs import trees
 
 PROGRAMS = Path(__file__).with_name("class_jobs")
 ON_POSTGRESQL = {"oban", "procrastinate"}
 
 
 def answer(system: str, *command: object, deadline: float | None = None) -> Any:
-    """Return the line of JSON that a program prints last; it is killed after `deadline` seconds."""
+    """Return the line of JSON that a program prints last.
+
+    After `deadline` seconds it is killed, with all that it has started.
+    """
     broker = installing.postgresql if system in ON_POSTGRESQL else installing.redis
     python = installing.oban_python() if system == "oban" else installing.peers_python()
     with tempfile.TemporaryDirectory(prefix="bgd-bench-") as folder, broker(Path(folder)):
-        run = subprocess.run(
+        program = subprocess.Popen(
             [python, *map(str, command)],
             cwd=folder,
             env={"PYTHONPATH": str(PROGRAMS), "HOME": folder, "PATH": os.environ["PATH"]},
-            capture_output=True,
-            check=False,
-            timeout=deadline,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
-    if run.returncode:
-        raise RuntimeError(f"{system} failed: {run.stderr.decode(errors='replace')[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+        try:
+            output, errors = program.communicate(timeout=deadline)
+        finally:
+            trees.end_tree(program)  # with its workers, if it is stuck or this is interrupted
+    if program.returncode:
+        raise RuntimeError(f"{system} failed: {errors[-2000:]}")
+    return json.loads(output.splitlines()[-1])

@@ -29,6 +29,7 @@ from typing import Protocol
 import dramatiq
 import peers
 import procrastinate
+import trees
 import work
 from redis import Redis
 from rq import Queue, SimpleWorker, Worker
@@ -216,7 +217,7 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         for program in self._programs:
-            peers.end_tree(program)
+            trees.end_tree(program)
 
 
 def delayed(peer: Peer, at_once: int, count: int, rate: float, lead: float) -> None:

@@ -20,6 +20,7 @@ import dramatiq
 import memory
 import procrastinate
 import psycopg
+import trees
 import work
 from celery import Celery
 from dramatiq.brokers.redis import RedisBroker
@@ -216,7 +217,7 @@ def measure(peer: Peer, at_once: int, count: int) -> dict[str, float]:
         sizes = [memory.own_megabytes(int(stayer.name)) for stayer in stayers.iterdir()]
     finally:
         for program in programs:
-            end_tree(program)
+            trees.end_tree(program)
     return {"rate": rate, "megabytes": sum(sizes) / len(sizes)}
 
 
@@ -226,20 +227,6 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise TimeoutError("the peer does not get on")
         threading.Event().wait(LOOK_EVERY)
-
-
-def end_tree(program: subprocess.Popen[bytes]) -> None:
-    """Kill a program with all that it started, whatever sessions these made for themselves."""
-    family = [program.pid]
-    for pid in family:
-        children = Path(f"/proc/{pid}/task/{pid}/children")
-        family += [int(child) for child in (children.read_text().split() if children.exists() else [])]
-    for pid in family:
-        try:
-            os.kill(pid, 9)
-        except ProcessLookupError:
-            continue
-    program.wait()
 
 
 def main() -> None:

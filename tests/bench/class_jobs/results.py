@@ -9,7 +9,6 @@ It prints a line of JSON with the seconds of each call: [of the one client, of a
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -19,13 +18,13 @@ from pathlib import Path
 import calls
 import dramatiq
 import peers
+import trees
 import work
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 from redis import Redis
 from rq import Queue, SimpleWorker, Worker
 
-DEADLINE = 150  # seconds until a peer is taken for stuck
 PATIENCE = 20  # seconds until a result is taken for lost
 EAGER = 0.005  # seconds between two looks of a Huey that looks often
 
@@ -98,8 +97,6 @@ PEERS: dict[str, tuple[Callable[[], calls.Call], Callable[[int], list[list[str]]
 def main() -> None:
     connect, programs_of = PEERS[sys.argv[1]]
     count, clients, each = map(int, sys.argv[2:])
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(DEADLINE)
     programs = [
         subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
         for command in programs_of(clients)
@@ -110,8 +107,4 @@ def main() -> None:
         print(json.dumps([calls.by_clients(connect, 1, count), calls.by_clients(connect, clients, each)]))
     finally:
         for program in programs:
-            peers.end_tree(program)
-
-
-def _give_up(*_: object) -> None:
-    raise TimeoutError(f"it did not end in {DEADLINE} s")
+            trees.end_tree(program)
