@@ -54,7 +54,7 @@ def test_every_system_that_is_measured_is_described():
     assert {system for system, _ in VARIANTS.values()} <= set(SYSTEMS)
 
 
-def test_every_question_has_a_startedand_a_section():
+def test_every_question_has_a_program_and_a_section():
     programs = {path.stem.removeprefix("bench_") for path in ROOT.glob("tests/bench/bench_*.py")}
 
     assert list(program.QUESTIONS) == list(SECTIONS)
@@ -148,7 +148,7 @@ def test_a_python_that_does_not_run_is_not_taken_for_a_peer_that_needs_a_newer_o
     assert installing.new_enough_python() == "python3.13"
 
 
-def test_a_startedis_ended_with_what_it_has_started_in_another_session():
+def test_a_program_is_ended_with_what_it_has_started_in_another_session():
     command = ["sh", "-c", "setsid sh -c 'echo $$; exec sleep 600' & wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
@@ -292,7 +292,7 @@ def test_figures_of_a_trial_are_named_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("slots", [[2], [2, 8]])
-def test_every_peer_of_a_startedhas_a_row(tmp_path, slots):
+def test_every_peer_of_a_program_has_a_row(tmp_path, slots):
     write(
         tmp_path,
         commands=[
