@@ -41,9 +41,9 @@ POSTGRES_PACKAGES = ("postgresql-15", "postgresql-client-15", "libllvm14", "libp
 
 MACHINE = {"aarch64": "arm64"}.get(platform.machine(), "x64")  # as npm calls it
 
-# The versions that npm resolves; bun and Node run them. Graphile Worker needs a newer Node than Debian has
+# bun and a Node of their own run them: for an older Node, npm would choose an older Graphile Worker
 NODE_PACKAGES = (
-    *("bun", "bunqueue", "graphile-worker", "pg", f"node-linux-{MACHINE}@22"),
+    *("bun", "bunqueue", "graphile-worker@>=0.18", "pg", f"node-linux-{MACHINE}@22"),
     *("@restatedev/restate-server", "@restatedev/restate-sdk"),
 )
 

@@ -82,9 +82,9 @@ def _submit(reports: Sequence[Report]) -> Iterator[Comparison]:
     yield Comparison(
         "submit-many",
         "P3: many jobs in one request",
-        "bgd by `submit_many`, the libraries by their calls for many jobs, beanstalkd by pipelining,"
-        " HyperQueue as one job with many tasks, in memory. `bgctl batch` is a program that"
-        " starts and reads a line for each job. The others have no call for many jobs.",
+        "bgd by `submit_many`, the libraries by their calls for many jobs, bunqueue by calls for a thousand,"
+        " beanstalkd by pipelining, HyperQueue as one job with many tasks, in memory. `bgctl batch` is a"
+        " program that starts and reads a line for each job. The others have no call for many jobs.",
         "jobs per second",
         [""],
         {
@@ -269,7 +269,8 @@ def _limits(reports: Sequence[Report]) -> Iterator[Comparison]:
         "limits",
         "The cost of a limit by key",
         f"Jobs that do nothing in {report['slots']} slots, from the submit of the first, in one request, to"
-        " the end of the last: commands, and functions in reused processes.",
+        " the end of the last: commands, and functions in reused processes. While a key is full, no start of"
+        " its jobs is permitted ahead, so that each waits for a commit: one busy key costs most.",
         "jobs per second",
         ["commands", "functions"],
         rows("jobs_a_second"),
