@@ -21,7 +21,7 @@ from tests.bench import foreign_peers
 from tests.bench.class_jobs import memory, processor
 from tests.bench.harness import daemon, report, spread, submitted_many
 from tests.bench.options import Peers, arguments
-from tests.bench.peer_programs import PROGRAMS, answer
+from tests.bench.peer_programs import PROGRAMS, answer, configuration
 from tests.support import wait_until
 
 # enough for a run of some seconds; --quick: a fifth
@@ -50,15 +50,7 @@ RATIOS = {
 
 def bgd_run(isolation: Isolation, at_once: int, count: int) -> tuple[float, float, dict[str, float]]:
     """Return jobs per second, private MB of a running job, and microseconds per job of each process."""
-    config = f"""
-        [security]
-        allowed_classes = ["work.*"]
-        [python]
-        path = ["{PROGRAMS}"]
-        preload = ["work"]
-        isolation = "{isolation}"
-    """
-    with daemon(at_once, config) as running:
+    with daemon(at_once, configuration(isolation)) as running:
         client = running.connect()
         client.wait(
             submitted_many(client, [JobSpec(target="work:nothing")] * at_once)

@@ -1,4 +1,4 @@
-"""How late do delayed jobs start? P21: 10,000 of them, of which 250 become due in each second.
+"""How late do delayed jobs start? P21: 10,000 of them; 250 become due in each second.
 
 From the time at which a job may start to the time that it prints, or that its function writes. Beside them a
 process sleeps until each of these times: it shows what the machine itself is late by.
@@ -20,21 +20,13 @@ from bgd.core.spec import Isolation, JobSpec
 from tests.bench.bench_latency import STAMP
 from tests.bench.harness import ENVIRONMENT, Daemon, daemon, latencies, report, submitted_many
 from tests.bench.options import Peers, arguments
-from tests.bench.peer_programs import PROGRAMS, answer
+from tests.bench.peer_programs import answer, configuration
 
 SLOTS = 8
 RATE = 250.0  # jobs that become due in a second
 LEAD = 3.0  # seconds from the first submit to the first that is due
 PEERS_LEAD = 90.0  # they take jobs one by one
 PEERS = ("rq_simple", "huey_processes", "celery_pool", "dramatiq_processes", "procrastinate")
-CONFIGURATION = f"""
-    [security]
-    allowed_classes = ["work.*"]
-    [python]
-    path = ["{PROGRAMS}"]
-    preload = ["work"]
-    isolation = "{Isolation.REUSE}"
-"""
 
 
 class Amounts(NamedTuple):
@@ -74,7 +66,7 @@ def commands(count: int) -> dict[str, list[float]]:
 
 def functions(count: int) -> dict[str, list[float]]:
     """Return how late functions are that reused processes run."""
-    with daemon(SLOTS, CONFIGURATION) as running:
+    with daemon(SLOTS, configuration(Isolation.REUSE)) as running:
         client = running.connect()
         warm = [JobSpec(target="work:rest", arguments=given(running, "warm", 0.1))] * SLOTS
         client.wait(submitted_many(client, warm))  # starts the warm workers

@@ -11,20 +11,12 @@ from bgd.core.spec import Isolation, JobSpec, Limit
 from tests.bench.class_jobs import processor
 from tests.bench.harness import ENVIRONMENT, Daemon, daemon, report, spread, submitted_many
 from tests.bench.options import arguments
-from tests.bench.peer_programs import PROGRAMS
+from tests.bench.peer_programs import configuration
 
 SLOTS = 8
 KEYS = 100
 COMMANDS, FUNCTIONS = 2_000, 4_000
 QUICK = 0.1
-CONFIGURATION = f"""
-    [security]
-    allowed_classes = ["work.*"]
-    [python]
-    path = ["{PROGRAMS}"]
-    preload = ["work"]
-    isolation = "{Isolation.REUSE}"
-"""
 
 # the limit of the job with this number
 LIMITS: dict[str, Callable[[int], Limit | None]] = {
@@ -56,7 +48,7 @@ def main() -> None:
         figure: {name: [[], []] for name in LIMITS}
         for figure in ("jobs_a_second", "daemon_microseconds_a_job")
     }
-    with daemon(SLOTS, CONFIGURATION) as running:
+    with daemon(SLOTS, configuration(Isolation.REUSE)) as running:
         measure(running, function, SLOTS, LIMITS["no limit"])  # starts the warm workers
         for _ in range(options.rounds):
             for name, limit in LIMITS.items():

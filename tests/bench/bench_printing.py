@@ -15,7 +15,7 @@ from bgd import Client
 from bgd.core.spec import Isolation, JobSpec
 from tests.bench.harness import daemon, report, spread, submitted_many
 from tests.bench.options import Peers, arguments
-from tests.bench.peer_programs import PROGRAMS, answer
+from tests.bench.peer_programs import answer, configuration
 
 JOBS = 20_000
 QUICK = 400
@@ -40,17 +40,6 @@ def bgd_rates(submit: Callable[[Client, Path], int], jobs: int, isolation: Isola
         client.resume()
         running.connect().wait(ids)
         return queued, jobs / (time.perf_counter() - began)
-
-
-def configuration(isolation: Isolation) -> str:
-    return f"""
-        [security]
-        allowed_classes = ["work.*"]
-        [python]
-        path = ["{PROGRAMS}"]
-        preload = ["work"]
-        isolation = "{isolation}"
-    """
 
 
 def command(client: Client, _: Path) -> int:

@@ -14,7 +14,7 @@ from bgd.core.spec import Isolation
 from tests.bench.class_jobs import calls
 from tests.bench.harness import daemon, latencies, report
 from tests.bench.options import Peers, arguments
-from tests.bench.peer_programs import PROGRAMS, answer
+from tests.bench.peer_programs import answer, configuration
 
 CLIENTS = 8
 PATIENCE = 20.0  # seconds until a result is taken for lost
@@ -35,17 +35,6 @@ FULL = Amounts(alone=200, each=50)
 QUICK = Amounts(alone=20, each=5)
 
 Times = tuple[list[float], list[float]]  # seconds of each call: of the one client, of all clients
-
-
-def configuration(isolation: Isolation) -> str:
-    return f"""
-        [security]
-        allowed_classes = ["work.*"]
-        [python]
-        path = ["{PROGRAMS}"]
-        preload = ["work"]
-        isolation = "{isolation}"
-    """
 
 
 def bgd_times(isolation: Isolation, amounts: Amounts) -> Times:

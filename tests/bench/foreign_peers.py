@@ -114,7 +114,7 @@ def _wait_for(file: Path, length: int) -> None:
 
 
 def _seconds(setting: Setting, folder: Path, processes: int, *task: object) -> float:
-    """Return how long so many processes took for a task, when all of them had connected."""
+    """Return how many seconds the processes took for a task, counted from when all had connected."""
     command = [*setting.client, *map(str, task)]
     programs = [
         subprocess.Popen(

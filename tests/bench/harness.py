@@ -204,7 +204,7 @@ def spread(values: list[float], digits: int = 1) -> dict[str, float]:
 
 
 def latencies(rounds: Mapping[str, list[list[float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return p50 and p99 in milliseconds, over rounds, of what took so many seconds, by names."""
+    """Return p50 and p99 in milliseconds, over rounds, of times in seconds, by name."""
     return {
         name: {
             cut: spread([percentiles(seconds)[cut] for seconds in each], digits=2) for cut in ("p50", "p99")

@@ -9,11 +9,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bgd.core.spec import Isolation
 from tests.bench import installing
 from tests.bench.class_jobs import trees
 
 PROGRAMS = Path(__file__).with_name("class_jobs")
 ON_POSTGRESQL = {"oban", "procrastinate"}
+
+
+def configuration(isolation: Isolation) -> str:
+    """Return the configuration of a bgd that runs the functions of `PROGRAMS`."""
+    return f"""
+        [security]
+        allowed_classes = ["work.*"]
+        [python]
+        path = ["{PROGRAMS}"]
+        preload = ["work"]
+        isolation = "{isolation}"
+    """
 
 
 def answer(system: str, *command: object, deadline: float | None = None) -> Any:

@@ -13,7 +13,7 @@ CONTEXT = multiprocessing.get_context("fork")
 
 
 def by_clients(connect: Callable[[], Call], clients: int, each: int) -> list[float]:
-    """Return the seconds of each call: so many by each client, one after the other."""
+    """Return the seconds of each call. Each client makes its calls one after the other."""
     ready = CONTEXT.Barrier(clients)
     receivers, processes = [], []
     for _ in range(clients):

@@ -145,7 +145,7 @@ dramatiq_tell = dramatiq.actor(work.tell)
 
 
 class Dramatiq:
-    """A queue for each kind, of which each process fetches some ahead."""
+    """A queue for each kind; each process fetches some of its jobs ahead."""
 
     def delayed(self, at: float) -> None:
         dramatiq_late.send_with_options(args=(TIMES, at), delay=round((at - time.time()) * 1000))
