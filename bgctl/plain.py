@@ -27,7 +27,7 @@ UNUSUAL = {"_BGCTL_COMPLETE", "TRACEPARENT"}  # variables that only the client r
 _MOST_BYTES = 100_000  # of words and variables; the client explains its limits
 _MOST_OUTPUT = 1 << 20  # bytes that are held until it is known that they are shown unchanged
 _LONGEST_ID = 18  # digits
-_MOST_EXPLAINED = 20
+MOST_EXPLAINED = 20  # jobs that `bgctl explain` explains without ids
 _USUAL_LIST = 50  # jobs; bgd.wire.requests.DEFAULT_LIST takes long to import
 
 
@@ -315,9 +315,9 @@ def _act(verb: str, job: int, begun: Begun) -> None:
 def _explain_all() -> None:
     """Print what keeps the jobs that wait from running, if there are not too many."""
     daemon = Daemon()
-    parts = daemon.ask("list", "jobs", states=_waiting_states(), limit=_MOST_EXPLAINED + 1)
+    parts = daemon.ask("list", "jobs", states=_waiting_states(), limit=MOST_EXPLAINED + 1)
     jobs = [job["id"] for part in parts for job in part["jobs"]]
-    if not 0 < len(jobs) <= _MOST_EXPLAINED:
+    if not 0 < len(jobs) <= MOST_EXPLAINED:
         raise Unusual
     _explain(daemon, jobs[::-1])
 

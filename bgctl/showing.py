@@ -20,6 +20,7 @@ from bgctl.common import (
 from bgctl.explaining import title_of, waiting_lines
 from bgctl.listing import Usages, job_with_usage, running_usages
 from bgctl.options import FINISHED, JobIdRanges, chosen_ids, with_ids
+from bgctl.plain import MOST_EXPLAINED
 from bgctl.tables import local_time
 from bgctl.terminal import TerminalEscaper
 from bgctl.verbs import verb
@@ -89,17 +90,12 @@ def explain_command(daemon: Client, ids: JobIdRanges) -> None:
 
 def _waiting_jobs(daemon: Client) -> list[Job]:
     """Return jobs that wait, the oldest first; say so if there are none or more."""
-    jobs = daemon.jobs(states=WAITING, limit=_MOST_EXPLAINED + 1)
+    jobs = daemon.jobs(states=WAITING, limit=MOST_EXPLAINED + 1)
     if not jobs:
         say("no job waits")
-    elif len(jobs) > _MOST_EXPLAINED:
-        say(
-            f"the newest {_MOST_EXPLAINED} that wait; `bgctl list` shows more, `bgctl explain ID` explains it"
-        )
-    return jobs[_MOST_EXPLAINED - 1 :: -1]
-
-
-_MOST_EXPLAINED = 20
+    elif len(jobs) > MOST_EXPLAINED:
+        say(f"the newest {MOST_EXPLAINED} that wait; `bgctl list` shows more, `bgctl explain ID` explains it")
+    return jobs[MOST_EXPLAINED - 1 :: -1]
 
 
 def explanation_lines(job: JobView, explanation: Explanation) -> Iterator[str]:
@@ -241,7 +237,7 @@ def say_if_waiting(daemon: Client, job_id: int) -> None:
 
 def deadlock_line(daemon: Client, job_ids: Sequence[int]) -> str:
     """Return for which of these jobs this program would wait in a deadlock, and why; "" if for none."""
-    for job_id in job_ids[:_MOST_EXPLAINED]:
+    for job_id in job_ids[:MOST_EXPLAINED]:
         if words := deadlock_in_words(daemon.explain(job_id, waits=True)):
             return f"job {job_id} waits {words}"
     return ""

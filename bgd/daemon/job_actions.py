@@ -104,7 +104,7 @@ class JobActions:
             Full: the disk or a limit is.
         """
         self._supervisor.space.check(specs)
-        usual: JobSpec | None = None  # without its words: most lines of a batch differ in these only
+        usual: JobSpec | None = None  # a checked command without its words: most lines differ in those
         for index, spec in enumerate(specs):
             try:
                 options = replace(spec, argv=None)
